@@ -1,0 +1,121 @@
+//! Which template a request was made from: a hash of what repeats, with the variables stripped.
+
+use spectra_backends::chat::{Format, Role, View};
+
+use super::scan::Scan;
+
+/// Keys from the finest to the coarsest; statistics of a finer one are shrunk towards the next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Keys {
+    /// System prompt, tools, schema and the skeleton of the message.
+    pub template: u64,
+    /// System prompt, tools, schema and how the message begins.
+    pub opening: u64,
+    /// System prompt, tools and schema only; 0 where there are none.
+    pub frame: u64,
+}
+
+/// Bytes of the message whose skeleton is taken, from either end.
+const SKELETON: usize = 2048;
+/// A line that begins with a label this short is a heading of the template ("Context: …").
+const LABEL: usize = 32;
+
+impl Keys {
+    pub fn of(view: &View, text: &str, scan: &Scan) -> Self {
+        let frame = frame(view);
+        let words = |count: usize| scan.words.iter().take(count).fold(Hash::new(frame), |hash, word| hash.add(&word.to_le_bytes())).0;
+        Self { template: Hash::new(words(3)).add(&skeleton(text.as_bytes()).to_le_bytes()).0, opening: words(5), frame }
+    }
+}
+
+/// System prompt, tool names and schema. The whole of them is hashed: a template's frame is fixed text.
+fn frame(view: &View) -> u64 {
+    let mut hash = Hash::new(0);
+    let mut any = false;
+    for message in view.messages.iter().filter(|message| matches!(message.role, Role::System | Role::Developer)) {
+        hash = hash.stripped(message.text.as_bytes());
+        any = true;
+    }
+    for tool in &view.tools {
+        hash = hash.add(tool.name.as_bytes());
+        any = true;
+    }
+    match &view.format {
+        Format::Text => {}
+        Format::JsonObject => {
+            hash = hash.add(b"json");
+            any = true;
+        }
+        Format::JsonSchema { schema, name, .. } => {
+            hash = hash.add(name.as_bytes()).add(schema.as_deref().unwrap_or("").as_bytes());
+            any = true;
+        }
+    }
+    if any { hash.0 | 1 } else { 0 }
+}
+
+/// What of a message is likely to be the template's own: labels at the start of lines, quoted JSON keys, tags, and the last line.
+/// Values, numbers and running text leave no trace.
+fn skeleton(text: &[u8]) -> u64 {
+    let mut hash = Hash::new(0x5EED);
+    let mut last: &[u8] = b"";
+    let ends = if text.len() > 2 * SKELETON { [&text[..SKELETON], &text[text.len() - SKELETON..]] } else { [text, b""] };
+    for line in ends.iter().flat_map(|part| part.split(|byte| *byte == b'\n')) {
+        let line = line.trim_ascii();
+        if line.is_empty() {
+            continue;
+        }
+        let label = line.iter().take(LABEL).position(|byte| *byte == b':').unwrap_or(0);
+        if label > 0 && line[0] != b'-' && !line[..label].iter().any(u8::is_ascii_digit) {
+            hash = hash.add(&line[..label]);
+        } else if line[0] == b'#' || line[0] == b'<' || line.starts_with(b"```") {
+            hash = hash.stripped(&line[..line.len().min(LABEL)]);
+        }
+        last = line;
+    }
+    // The last line is part of the template where it is an instruction and not a question.
+    if last.len() <= 160 && !last.contains(&b'?') {
+        let from = last.iter().rposition(|byte| *byte == b':').filter(|at| at + 1 < last.len());
+        hash = hash.stripped(&last[..from.unwrap_or(last.len()).min(48)]);
+    }
+    hash.0
+}
+
+/// A 64-bit hash, eight bytes at a step: stable between runs and machines, which `DefaultHasher` does not promise.
+#[derive(Clone, Copy)]
+struct Hash(u64);
+
+impl Hash {
+    fn new(seed: u64) -> Self {
+        Self(seed ^ 0x9E37_79B9_7F4A_7C15)
+    }
+
+    fn mix(self, value: u64) -> Self {
+        let product = u128::from(self.0 ^ value) * 0xD6E8_FEB8_6659_FD93_u128;
+        #[expect(clippy::cast_possible_truncation, reason = "the two halves are folded")]
+        Self((product as u64) ^ (product >> 64) as u64)
+    }
+
+    fn add(self, bytes: &[u8]) -> Self {
+        let mut hash = self.mix(bytes.len() as u64 ^ 0xA5A5);
+        let mut chunks = bytes.chunks_exact(8);
+        for chunk in &mut chunks {
+            hash = hash.mix(u64::from_le_bytes(chunk.try_into().unwrap_or_default()) ^ 0x2545_F491_4F6C_DD1D);
+        }
+        let mut tail = [0_u8; 8];
+        tail[..chunks.remainder().len()].copy_from_slice(chunks.remainder());
+        hash.mix(u64::from_le_bytes(tail))
+    }
+
+    /// As `add`, with every run of digits counted as one digit: dates and counters in a system prompt do not make a new template.
+    fn stripped(self, bytes: &[u8]) -> Self {
+        if !bytes.iter().any(u8::is_ascii_digit) {
+            return self.add(bytes);
+        }
+        let mut hash = self;
+        for (at, part) in bytes.split(u8::is_ascii_digit).filter(|part| !part.is_empty()).enumerate() {
+            hash = if at == 0 { hash.add(part) } else { hash.mix(0).add(part) };
+        }
+        hash
+    }
+}

@@ -1,0 +1,109 @@
+use bytes::Bytes;
+use proptest::prelude::*;
+use spectra_backends::ChatRequest;
+
+use super::{Outcome, Policy, Route, Rule, Scorer, Settings, Situation, Weights};
+
+fn scorer() -> Scorer {
+    Scorer::new(Weights::builtin(), Settings::default())
+}
+
+fn ask(text: &str) -> ChatRequest {
+    body(&serde_json::json!({"model": "auto", "messages": [{"role": "user", "content": text}]}))
+}
+
+fn body(value: &serde_json::Value) -> ChatRequest {
+    ChatRequest::parse(Bytes::from(value.to_string())).unwrap()
+}
+
+#[test]
+fn a_hard_short_prompt_scores_above_small_talk_and_says_why() {
+    let scorer = scorer();
+    let hard = scorer.score(&ask("Prove that the square root of 2 is irrational."));
+    let easy = scorer.score(&ask("Hi, what is the capital of France?"));
+    assert!(hard.need > easy.need && hard.difficulty > easy.difficulty, "{hard:?} {easy:?}");
+    assert_eq!(hard.reasons[0].feature, "cue_proof");
+}
+
+#[test]
+fn variables_do_not_change_the_fingerprint() {
+    let prompt = |city: &str, day: u32| ask(&format!("Write a weather note.\nCity: {city}\nDay: {day}\nAnswer in one JSON object."));
+    let scorer = scorer();
+    let first = scorer.score(&prompt("Paris", 3)).fingerprint;
+    assert_eq!(first, scorer.score(&prompt("New York", 14)).fingerprint);
+    assert_ne!(first, scorer.score(&ask("Write a weather note.\nTown: Paris\nAnswer in one word.")).fingerprint);
+}
+
+#[test]
+fn outcomes_move_the_template_and_survive_export() {
+    let scorer = scorer();
+    let request = ask("Make a title.\nText: something\nReturn JSON.");
+    let before = scorer.score(&request);
+    for _ in 0..20 {
+        scorer.learn(&before, Outcome { local: true, usable: false, propensity: 1.0 });
+    }
+    let after = scorer.score(&request);
+    assert!(after.p_local < before.p_local / 2.0, "{} {}", before.p_local, after.p_local);
+    let state = serde_json::to_string(&scorer.export()).unwrap();
+    let twin = self::scorer();
+    assert!(twin.import(serde_json::from_str(&state).unwrap()));
+    assert_eq!(twin.score(&request).p_local.to_bits(), after.p_local.to_bits());
+}
+
+#[test]
+fn frozen_learns_nothing() {
+    let scorer = Scorer::new(Weights::builtin(), Settings { freeze: true, ..Settings::default() });
+    let score = scorer.score(&ask("hello"));
+    scorer.learn(&score, Outcome { local: true, usable: false, propensity: 1.0 });
+    assert_eq!(scorer.score(&ask("hello")).p_local.to_bits(), score.p_local.to_bits());
+}
+
+#[test]
+fn a_budget_holds_its_share() {
+    let scorer = scorer();
+    let policy = Policy::new(Rule::HostedShare(0.3), 0.0);
+    let strong = (0_u32..2000)
+        .filter(|n| {
+            let text = "word ".repeat((n.wrapping_mul(2_654_435_761) >> 22) as usize % 400 + 1);
+            policy.choose(&scorer.score(&ask(&text)), &Situation::default()).route == Route::Strong
+        })
+        .count();
+    assert!((500..700).contains(&strong), "{strong} of 2000");
+}
+
+#[test]
+fn what_is_not_there_is_not_chosen() {
+    let score = scorer().score(&ask("Prove Goldbach's conjecture."));
+    for rule in [Rule::Usable(0.99), Rule::HostedShare(1.0), Rule::Difficulty(0.0)] {
+        let policy = Policy::new(rule, 0.1);
+        for _ in 0..50 {
+            assert_eq!(policy.choose(&score, &Situation { hosted: false, ..Situation::default() }).route, Route::Local);
+            assert_eq!(policy.choose(&score, &Situation { local: false, ..Situation::default() }).route, Route::Strong);
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_text_scores_to_numbers_and_twice_the_same(text in any::<String>(), system in any::<String>()) {
+        let request = body(&serde_json::json!({"model": "auto", "messages": [
+            {"role": "system", "content": system}, {"role": "user", "content": text}]}));
+        let scorer = scorer();
+        let (one, two) = (scorer.score(&request), scorer.score(&request));
+        for value in [one.difficulty, one.p_local, one.p_hosted] {
+            prop_assert!((0.0..=1.0).contains(&value));
+        }
+        prop_assert!(one.need.is_finite());
+        prop_assert_eq!(one.need.to_bits(), two.need.to_bits());
+        prop_assert_eq!(one.fingerprint, two.fingerprint);
+    }
+
+    #[test]
+    fn longer_is_not_easier_all_else_equal(words in 1_usize..300, more in 1_usize..300) {
+        let scorer = scorer();
+        let short = scorer.score(&ask(&"zebra ".repeat(words)));
+        let long = scorer.score(&ask(&"zebra ".repeat(words + more)));
+        prop_assert!(long.difficulty >= short.difficulty);
+        prop_assert!(long.need >= short.need);
+    }
+}
