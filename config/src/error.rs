@@ -1,0 +1,65 @@
+//! Where a config is wrong, what is wrong, and what to write instead.
+
+use std::ops::Range;
+use std::path::Path;
+
+/// A config that cannot be used. `Display` is ready for a terminal: file, line, caret, remedy.
+#[derive(Debug, thiserror::Error)]
+#[error("{rendered}")]
+pub struct ConfigError {
+    rendered: String,
+}
+
+/// A fault before it is located in a file.
+pub(crate) struct Fault {
+    pub span: Option<Range<usize>>,
+    pub message: String,
+    pub remedy: String,
+}
+
+impl Fault {
+    pub fn new(span: Option<Range<usize>>, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { span, message: message.into(), remedy: remedy.into() }
+    }
+
+    pub fn located(self, name: &str, text: &str) -> ConfigError {
+        ConfigError { rendered: render(name, text, self.span, &self.message, &self.remedy) }
+    }
+}
+
+impl ConfigError {
+    pub(crate) fn unreadable(path: &Path, error: &std::io::Error) -> Self {
+        let remedy = "name an existing file, or leave it out to use the built-in config";
+        Self { rendered: format!("error: cannot read {}: {error}\n  help: {remedy}", path.display()) }
+    }
+
+    pub(crate) fn syntax(name: &str, text: &str, error: &toml::de::Error) -> Self {
+        let message = error.message().trim();
+        let remedy = if message.contains("unknown field") || message.contains("unknown variant") {
+            "remove or rename it; config/gateway.toml lists every key"
+        } else if message.contains("missing field") {
+            "add the key; config/gateway.toml shows it with its default"
+        } else {
+            "config/gateway.toml shows the form of every key"
+        };
+        Self { rendered: render(name, text, error.span(), message, remedy) }
+    }
+}
+
+/// Lays a fault out as rustc does.
+fn render(name: &str, text: &str, span: Option<Range<usize>>, message: &str, remedy: &str) -> String {
+    let Some(span) = span else { return format!("error: {message}\n --> {name}\n  help: {remedy}") };
+    let start = span.start.min(text.len());
+    let line_start = text[..start].rfind('\n').map_or(0, |at| at + 1);
+    let line = text[line_start..].lines().next().unwrap_or_default();
+    let number = text[..start].matches('\n').count() + 1;
+    let column = text[line_start..start].chars().count();
+    let width = text.get(start..span.end.min(line_start + line.len())).map_or(1, |marked| marked.chars().count().max(1));
+    let gutter = " ".repeat(number.to_string().len());
+    format!(
+        "error: {message}\n{gutter}--> {name}:{number}:{}\n{gutter} |\n{number} | {line}\n{gutter} | {}{}\n{gutter} = help: {remedy}",
+        column + 1,
+        " ".repeat(column),
+        "^".repeat(width)
+    )
+}
