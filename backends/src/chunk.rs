@@ -149,7 +149,7 @@ mod wire {
 
     use super::{Deserialize, Finish, TokenLogprob, ToolDelta};
 
-    #[derive(Deserialize)]
+    #[derive(Debug, Deserialize)]
     pub struct Chunk<'a> {
         #[serde(borrow)]
         pub object: Option<std::borrow::Cow<'a, str>>,
@@ -159,7 +159,7 @@ mod wire {
         pub error: Option<&'a RawValue>,
     }
 
-    #[derive(Deserialize)]
+    #[derive(Debug, Deserialize)]
     pub struct Choice<'a> {
         #[serde(default)]
         pub index: u32,
@@ -170,7 +170,7 @@ mod wire {
         pub logprobs: Option<Logprobs>,
     }
 
-    #[derive(Deserialize, Default)]
+    #[derive(Debug, Deserialize, Default)]
     pub struct Message {
         pub content: Option<String>,
         #[serde(alias = "reasoning")]
@@ -179,25 +179,25 @@ mod wire {
         pub tool_calls: Option<Vec<ToolCall>>,
     }
 
-    #[derive(Deserialize)]
+    #[derive(Debug, Deserialize)]
     pub struct ToolCall {
         pub index: Option<u32>,
         pub id: Option<String>,
         pub function: Option<Function>,
     }
 
-    #[derive(Deserialize)]
+    #[derive(Debug, Deserialize)]
     pub struct Function {
         pub name: Option<String>,
         pub arguments: Option<String>,
     }
 
-    #[derive(Deserialize)]
+    #[derive(Debug, Deserialize)]
     pub struct Logprobs {
         pub content: Option<Vec<Token>>,
     }
 
-    #[derive(Deserialize)]
+    #[derive(Debug, Deserialize)]
     pub struct Token {
         #[serde(default)]
         pub token: String,
@@ -206,14 +206,14 @@ mod wire {
         pub top_logprobs: Vec<Top>,
     }
 
-    #[derive(Deserialize)]
+    #[derive(Debug, Deserialize)]
     pub struct Top {
         #[serde(default)]
         pub token: String,
         pub logprob: f32,
     }
 
-    #[derive(Deserialize)]
+    #[derive(Debug, Deserialize)]
     pub struct Usage {
         #[serde(default)]
         pub prompt_tokens: Option<u64>,
@@ -223,12 +223,12 @@ mod wire {
         pub completion_tokens_details: Option<CompletionDetails>,
     }
 
-    #[derive(Deserialize)]
+    #[derive(Debug, Deserialize)]
     pub struct PromptDetails {
         pub cached_tokens: Option<u64>,
     }
 
-    #[derive(Deserialize)]
+    #[derive(Debug, Deserialize)]
     pub struct CompletionDetails {
         pub reasoning_tokens: Option<u64>,
     }
@@ -273,7 +273,7 @@ mod wire {
 
     /// The HTTP status an error event stands for: its numeric `code` or `status`, else 502.
     pub fn status_of(error: &str) -> u16 {
-        #[derive(Deserialize)]
+        #[derive(Debug, Deserialize)]
         struct Coded {
             code: Option<serde_json::Value>,
             status: Option<serde_json::Value>,

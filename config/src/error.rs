@@ -15,15 +15,23 @@ pub(crate) struct Fault {
     pub span: Option<Range<usize>>,
     pub message: String,
     pub remedy: String,
+    /// Text within `span` at which the caret should point.
+    needle: Option<String>,
 }
 
 impl Fault {
     pub fn new(span: Option<Range<usize>>, message: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { span, message: message.into(), remedy: remedy.into() }
+        Self { span, message: message.into(), remedy: remedy.into(), needle: None }
+    }
+
+    /// As `new`, with the caret under `needle` inside `span`.
+    pub fn within(span: Range<usize>, needle: &str, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { needle: Some(needle.to_owned()), ..Self::new(Some(span), message, remedy) }
     }
 
     pub fn located(self, name: &str, text: &str) -> ConfigError {
-        ConfigError { rendered: render(name, text, self.span, &self.message, &self.remedy) }
+        let span = self.span.map(|span| narrowed(text, span, self.needle.as_deref()));
+        ConfigError { rendered: render(name, text, span, &self.message, &self.remedy) }
     }
 }
 
@@ -44,6 +52,11 @@ impl ConfigError {
         };
         Self { rendered: render(name, text, error.span(), message, remedy) }
     }
+}
+
+fn narrowed(text: &str, span: Range<usize>, needle: Option<&str>) -> Range<usize> {
+    let found = needle.and_then(|needle| Some((text.get(span.clone())?.find(needle)? + span.start, needle.len())));
+    found.map_or(span, |(start, length)| start..start + length)
 }
 
 /// Lays a fault out as rustc does.

@@ -48,6 +48,7 @@ pub struct Config {
     pub verify: Verify,
     /// Other names for `auto`, a route or a backend, such as `gpt-4o`.
     #[serde(default)]
+    #[schemars(with = "BTreeMap<String, String>")]
     pub aliases: BTreeMap<String, toml::Spanned<String>>,
     /// What was left out while loading, in words for the log: a backend whose key is not set, a rung without it.
     #[serde(skip)]
@@ -116,7 +117,7 @@ impl Config {
         for (name, why) in absent {
             self.backends.remove(&name);
             for route in self.routes.values_mut() {
-                for rung in &mut route.ladder {
+                for rung in route.ladder.get_mut() {
                     rung.remove(&name);
                 }
             }
@@ -152,15 +153,15 @@ impl Config {
                 "add at least one, for example [routes.local] with ladder = [\"llama\"]",
             ));
         }
-        let spare: Vec<Rung> =
-            self.routes.values().flat_map(|route| route.ladder.iter()).filter(|rung| !rung.is_empty()).cloned().collect();
+        let spare: Vec<Rung> = self.routes.values().flat_map(|route| route.rungs()).filter(|rung| !rung.is_empty()).cloned().collect();
         for (name, route) in &mut self.routes {
-            route.ladder.retain(|rung| !rung.is_empty());
-            if route.ladder.is_empty() {
+            let ladder = route.ladder.get_mut();
+            ladder.retain(|rung| !rung.is_empty());
+            if ladder.is_empty() {
                 if spare.is_empty() {
                     return Err(error::Fault::new(None, format!("route {name} has no backend left"), self.notices.join("; ")));
                 }
-                route.ladder.clone_from(&spare);
+                ladder.clone_from(&spare);
                 route.degraded = true;
                 self.notices.push(format!("route {name} has none of its own backends and uses {}", route.ladder_names().join(", ")));
             }

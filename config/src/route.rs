@@ -14,7 +14,8 @@ use crate::error::Fault;
 #[serde(deny_unknown_fields)]
 pub struct Route {
     /// Backends in the order they are asked; the next one is asked when an answer is not usable.
-    pub ladder: Vec<Rung>,
+    #[schemars(with = "Vec<Rung>")]
+    pub ladder: Spanned<Vec<Rung>>,
     #[serde(default)]
     pub hold: Hold,
     /// Most attempts for one request, over all rungs.
@@ -64,7 +65,7 @@ fn continuations() -> u32 {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Rung {
-    One(#[schemars(with = "String")] Spanned<String>),
+    One(String),
     Any { any: BTreeMap<String, u32> },
 }
 
@@ -73,8 +74,8 @@ impl Rung {
     #[must_use]
     pub fn backends(&self) -> Vec<(&str, u32)> {
         match self {
-            Self::One(name) if name.get_ref().is_empty() => Vec::new(),
-            Self::One(name) => vec![(name.get_ref(), 1)],
+            Self::One(name) if name.is_empty() => Vec::new(),
+            Self::One(name) => vec![(name, 1)],
             Self::Any { any } => any.iter().map(|(name, weight)| (name.as_str(), *weight)).collect(),
         }
     }
@@ -85,7 +86,7 @@ impl Rung {
 
     pub(crate) fn remove(&mut self, gone: &str) {
         match self {
-            Self::One(name) if name.get_ref() == gone => name.get_mut().clear(),
+            Self::One(name) if name == gone => name.clear(),
             Self::One(_) => {}
             Self::Any { any } => {
                 any.remove(gone);
@@ -218,28 +219,39 @@ impl Default for Checks {
 
 impl Route {
     #[must_use]
+    pub fn rungs(&self) -> &[Rung] {
+        self.ladder.get_ref()
+    }
+
+    /// Every backend of the ladder, in order.
+    #[must_use]
     pub fn ladder_names(&self) -> Vec<String> {
-        self.ladder.iter().flat_map(Rung::backends).map(|(name, _)| name.to_owned()).collect()
+        self.rungs().iter().flat_map(Rung::backends).map(|(name, _)| name.to_owned()).collect()
     }
 
     pub(crate) fn check(&self, name: &str, backends: &BTreeMap<String, Backend>) -> Result<(), Fault> {
         let known = || format!("write one of: {}", backends.keys().map(String::as_str).collect::<Vec<_>>().join(", "));
-        for rung in &self.ladder {
+        for rung in self.rungs() {
             for (backend, weight) in rung.backends() {
-                let span = if let Rung::One(name) = rung { Some(name.span()) } else { None };
                 if !backends.contains_key(backend) {
-                    return Err(Fault::new(span, format!("route {name} names the backend {backend}, which is not defined"), known()));
+                    return Err(Fault::within(
+                        self.ladder.span(),
+                        backend,
+                        format!("route {name} names the backend {backend}, which is not defined"),
+                        known(),
+                    ));
                 }
                 if weight == 0 {
-                    return Err(Fault::new(
-                        span,
+                    return Err(Fault::within(
+                        self.ladder.span(),
+                        backend,
                         format!("route {name} gives {backend} the weight 0"),
                         "write 1 or more, or leave the backend out",
                     ));
                 }
             }
         }
-        if self.ladder.is_empty() {
+        if self.rungs().is_empty() {
             return Err(Fault::new(None, format!("routes.{name}.ladder is empty"), known()));
         }
         if self.attempts == 0 || self.attempts_per_rung == 0 || self.attempts > 16 {
