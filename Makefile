@@ -17,7 +17,7 @@ serve: setup ## set up, fetch the starter model, build, and serve with the defau
 
 test: ## set up, fetch the starter model, run every test (development profile: llama.cpp is built once)
 	scripts/setup --tests
-	cargo build --workspace --all-targets
+	cargo build --workspace --bins --tests
 	$(target)/debug/spectra model pull starter
 	cargo nextest run --workspace $(if $(CI),--profile ci)
 	cargo test --doc --workspace

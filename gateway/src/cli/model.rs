@@ -112,6 +112,7 @@ async fn pull(folder: &Folder, source: &str, force: bool, out: &mut impl Write) 
     let path = tokio::select! {
         pulled = puller.pull(folder, &source, force, &mut progress) => pulled?,
         _ = tokio::signal::ctrl_c() => {
+            progress.stop();
             progress.say("stopped; the same command goes on from here");
             return Ok(ExitCode::from(130));
         }

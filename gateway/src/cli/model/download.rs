@@ -11,6 +11,7 @@ use reqwest::{Client, Response, StatusCode, Url, redirect};
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 
+use super::human;
 use super::progress::Progress;
 use super::source::is_safe;
 
@@ -154,7 +155,9 @@ impl Transport {
             StatusCode::RANGE_NOT_SATISFIABLE => return Err(start_over(wanted, anyhow!("what is here is longer than the file"))),
             status => return Err(self.refused(wanted, status, headers)),
         };
-        if offset > 0 && start == 0 {
+        if start > 0 {
+            progress.say(&format!("going on at {}", human(start)));
+        } else if offset > 0 {
             progress.say("the server cannot go on where the last transfer stopped, or has another file now; starting over");
         }
         if let (Some(total), Some(bytes)) = (total, wanted.bytes)

@@ -53,8 +53,8 @@ impl Progress {
             return;
         }
         let template = match total {
-            Some(_) => "{bar:32} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left",
-            None => "{spinner} {bytes}  {bytes_per_sec}",
+            Some(_) => "{bar:32} {decimal_bytes}/{decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left",
+            None => "{spinner} {decimal_bytes}  {decimal_bytes_per_sec}",
         };
         let bar = total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
         bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
