@@ -1,3 +1,4 @@
-//! Being built.
+//! The HTTP edge: parse, respond, record, serve.
 
 pub mod cli;
+pub mod record;
