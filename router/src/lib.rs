@@ -1,3 +1,5 @@
 //! Which model takes a request, and whether its answer is good enough.
 
+pub mod repair;
 pub mod score;
+pub mod verify;

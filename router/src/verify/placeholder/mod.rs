@@ -1,0 +1,138 @@
+//! Stand-ins for a file's content: empty, a promise in a comment, bodies that do nothing, code left out.
+//!
+//! What looks like one and is none passes: protocols and abstract methods, `pass` in an `except`, an empty `__init__.py`,
+//! a TODO beside real code, `.gitkeep`, example values in an `.env.example`.
+
+mod phrases;
+mod prose;
+mod stubs;
+
+use tree_sitter::Node;
+
+use super::code::{self, Descend, Fault, Language};
+
+/// Why a file's content is a stand-in; `None`: it is content.
+#[must_use]
+pub(super) fn of_file(path: &str, content: &str) -> Option<String> {
+    let name = path.rsplit(['/', '\\']).next().unwrap_or(path);
+    let trimmed = content.trim().trim_start_matches('\u{feff}');
+    if trimmed.is_empty() {
+        return (!may_be_empty(name)).then(|| "the file is empty".into());
+    }
+    if let Some(why) = phrases::is_junk(name, trimmed) {
+        return Some(why.into());
+    }
+    match Language::of_path(path).filter(|language| *language != Language::Json) {
+        Some(language) => of_code(name, language, content),
+        None => prose::of_text(name, trimmed),
+    }
+}
+
+/// Files that say what they say by being there.
+fn may_be_empty(name: &str) -> bool {
+    let known = [
+        "__init__.py",
+        "__init__.pyi",
+        ".gitkeep",
+        ".keep",
+        ".gitignore",
+        ".dockerignore",
+        ".npmignore",
+        ".nojekyll",
+        "py.typed",
+        "conftest.py",
+        "go.sum",
+        ".placeholder",
+        ".empty",
+        ".env",
+        "requirements-dev.txt",
+    ];
+    known.contains(&name) || name.ends_with(".keep") || name.ends_with(".lock") || name.ends_with(".gitkeep")
+}
+
+/// A file in a language with a grammar.
+fn of_code(name: &str, language: Language, content: &str) -> Option<String> {
+    let tree = code::parsed(language, content)?;
+    let root = tree.root_node();
+    let outline = stubs::outline(language, root, content);
+    if let Some(comment) = outline.comments.iter().find(|comment| phrases::elides(comment)) {
+        return Some(format!("code is left out: {:?}", super::text::excerpt(comment.trim(), 80)));
+    }
+    let promise = outline.comments.iter().find(|comment| phrases::promises(comment));
+    if outline.statements == 0 {
+        let harmless = may_be_empty(name) || !(language.is_program() || matches!(language, Language::Sql | Language::Dockerfile));
+        return match promise {
+            Some(promise) if name != "__init__.py" => {
+                Some(format!("nothing but a promise: {:?}", super::text::excerpt(promise.trim(), 80)))
+            }
+            _ => (!harmless).then(|| "comments and no code".into()),
+        };
+    }
+    if root.has_error() && language.is_program() {
+        // Not code at all is for the parser to say; what follows needs a tree to trust.
+        return prose::of_text(name, content.trim()).filter(|_| content.len() < 400);
+    }
+    if name.ends_with(".pyi") || name.ends_with(".d.ts") {
+        return None;
+    }
+    if let Some(why) = outline.hollow(language) {
+        return Some(why);
+    }
+    let thin = outline.functions.iter().all(|function| function.stub.is_some()) && outline.effective <= 3;
+    promise
+        .filter(|_| thin && language.is_program())
+        .map(|promise| format!("little but a promise: {:?}", super::text::excerpt(promise.trim(), 80)))
+}
+
+/// What Python's grammar lets pass and Python does not: blocks without statements, tabs and spaces mixed.
+pub(super) fn python_indentation(root: Node<'_>, code: &str) -> Option<Fault> {
+    let mut found = None;
+    code::walk(root, &mut |node| {
+        if found.is_some() {
+            return Descend::No;
+        }
+        if matches!(
+            node.kind(),
+            "function_definition"
+                | "class_definition"
+                | "if_statement"
+                | "for_statement"
+                | "while_statement"
+                | "with_statement"
+                | "try_statement"
+        ) {
+            let empty = node.child_by_field_name("body").or_else(|| node.child_by_field_name("consequence")).is_none_or(|body| {
+                (0..body.named_child_count())
+                    .filter_map(|at| body.named_child(u32::try_from(at).unwrap_or(u32::MAX)))
+                    .all(|child| child.kind() == "comment")
+            });
+            if empty {
+                found = Some(Fault { line: node.start_position().row + 1, why: "expected an indented block".into() });
+            }
+        }
+        if matches!(node.kind(), "block" | "module") {
+            found = found.take().or_else(|| mixed(node, code));
+        }
+        Descend::Yes
+    });
+    found
+}
+
+/// Statements of one block that are indented with different blanks.
+fn mixed(block: Node<'_>, code: &str) -> Option<Fault> {
+    let mut first: Option<&str> = None;
+    let mut cursor = block.walk();
+    for child in block.named_children(&mut cursor).filter(|child| child.kind() != "comment") {
+        let start = child.start_byte();
+        let line = code[..start].rfind('\n').map_or(0, |line| line + 1);
+        let indent = &code[line..start];
+        // A second statement on a line, or the first of a one-line block.
+        if !indent.trim_matches([' ', '\t', '\u{c}']).is_empty() {
+            continue;
+        }
+        if *first.get_or_insert(indent) != indent {
+            return Some(Fault { line: child.start_position().row + 1, why: "inconsistent indentation".into() });
+        }
+    }
+    None
+}

@@ -1,0 +1,203 @@
+//! What people and models write where content should be.
+
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+/// Said of code that was left out; enough by itself, whatever stands around it.
+static ELISION: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    Regex::new(concat!(
+        r"(?ix)",
+        r"\b(rest|remainder)\s+of\s+(the|your|this|my)\s+(\w+\s+)?(code|file|implementation|class|module|function|functions|methods?|logic|script|routes?|content|app|application|endpoints?|imports?|config(uration)?|document)\b",
+        r"|\b(existing|previous|original|remaining|unchanged|other)\s+(code|implementation|imports?|methods?|functions?|routes?|endpoints?|content|logic)\s*(here|(remains?|stays?|is|are|go(es)?)\s+(here|unchanged|the\s+same|as\s+(is|before))|\.\.\.|…|$)",
+        r"|\b(remains?|stays?|is|are)\s+(the\s+same|unchanged)(\s+(as|here)\b.*)?$",
+        r"|\bsame\s+(code\s+|content\s+)?as\s+(above|before|previous(ly)?|earlier|in\s+the\s+previous|the\s+(previous|above|original))",
+        r"|\b(omitted|truncated|shortened|abbreviated|skipped|left\s+out)\s+for\s+(brevity|clarity|simplicity|space|length)",
+        r"|\b(code|implementation|content|logic|rest|details?)\s+(is\s+|are\s+|has\s+been\s+)?(omitted|truncated|elided|unchanged)\b",
+        r"|\b(your|the|actual|main|real)\s+(code|implementation|logic|content|business\s+logic)\s+(goes\s+|comes\s+|belongs\s+)?here\b",
+        r"|^\W*(implementation|code|logic|content)\s+(goes\s+|comes\s+)?here\b",
+        r"|\b(continue|continues|and\s+so\s+on)\s+(as\s+before|with\s+the\s+rest)",
+        r"|^\W*(snip|snipped)\W*$",
+        r"|\bsee\s+(above|previous\s+(answer|response|message))\b\W*$",
+    ))
+    .ok()
+});
+
+/// Said of work that is still to do; enough where there is little else.
+static PROMISE: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    Regex::new(concat!(
+        r"(?ix)",
+        r"\b(todo|fixme|tbd|tbc|wip|xxx)\b",
+        r"|\bplace\s?holders?\b|\bstub(bed)?\b|\blorem\s+ipsum\b|\bcoming\s+soon\b|\bwork\s+in\s+progress\b|\bboilerplate\b",
+        r"|\b(add|put|write|insert|place|define|implement|import|include|initiali[sz]e|configure|register|create|fill\s+in|paste|enter|call|handle|do)\b.{0,60}\b(here|below|later)\b",
+        r"|\b(go|goes|comes|belongs|added|defined|implemented|written|placed)\s+(in\s+)?here\b",
+        r"|\bto\s+be\s+(implemented|added|done|written|defined|completed|filled|determined|decided|provided|generated)\b",
+        r"|\b(not|never)\s+(yet\s+)?(been\s+)?implemented\b|\bunimplemented\b|\bnot\s+yet\s+(written|done|available|supported)\b",
+        r"|\breplace\s+(this|it|me)?\s*(with|by)\b|\b(real|actual|proper|full|complete)\s+(implementation|code|logic|content|query|call|data)\b",
+        r"|\bimplement(ation)?\s+(me|this|it|the|your|needed|required|pending|details|logic)\b|^\W*implement\b|\bneeds?\s+(to\s+be\s+)?implement",
+        r"|\bin\s+a\s+(real|production|full)(-|\s)?(world)?\s*(app|application|implementation|system|scenario|service|project|environment)?\b",
+        r"|^\W*(the\s+)?(contents?|code|source|text|body|logic|implementation)\s+(for|of)\b|\b(contents?|code|source)\s+(goes\s+)?here\b",
+        r"|\bexample\s+(implementation|only|code|content)\b|\bmock(ed)?\s+(data|response|implementation|value)\b|\bdummy\b|\bfill\s+(this\s+)?in\b|\bfor\s+now\b|\byour\s+(\w+\s+){1,3}here\b",
+    ))
+    .ok()
+});
+
+fn found(regex: &LazyLock<Option<Regex>>, text: &str) -> bool {
+    regex.as_ref().is_some_and(|regex| regex.is_match(text))
+}
+
+/// The words of a comment without its marks.
+fn words(comment: &str) -> &str {
+    comment.trim_matches(|c: char| c.is_whitespace() || "#/*-<!>;\"'%".contains(c))
+}
+
+/// A comment or line that stands for what was left out.
+pub(super) fn elides(comment: &str) -> bool {
+    comment.lines().any(|line| {
+        let line = words(line);
+        let dotted = line.starts_with("...") || line.starts_with('…');
+        let bare = line.trim_matches(['.', '…', ' ', '(', ')', '[', ']', '{', '}']);
+        if dotted && (bare.is_empty() || line.ends_with("...") || line.ends_with('…')) {
+            return true;
+        }
+        let said = [
+            "code",
+            "rest",
+            "remaining",
+            "other",
+            "more",
+            "existing",
+            "previous",
+            "same",
+            "method",
+            "route",
+            "function",
+            "endpoint",
+            "implementation",
+        ];
+        if dotted && bare.split_whitespace().count() <= 8 && said.iter().any(|word| bare.to_ascii_lowercase().contains(word)) {
+            return true;
+        }
+        found(&ELISION, line)
+    })
+}
+
+/// A comment, or a short text, that promises content.
+pub(super) fn promises(comment: &str) -> bool {
+    comment.lines().any(|line| found(&PROMISE, words(line))) || elides(comment)
+}
+
+/// A whole file that is one of the words models put where a file should be.
+pub(super) fn is_junk(name: &str, trimmed: &str) -> Option<&'static str> {
+    const WORDS: [&str; 34] = [
+        "null",
+        "none",
+        "undefined",
+        "nil",
+        "nan",
+        "n/a",
+        "na",
+        "content",
+        "contents",
+        "file content",
+        "file contents",
+        "code",
+        "source",
+        "source code",
+        "text",
+        "string",
+        "todo",
+        "tbd",
+        "fixme",
+        "placeholder",
+        "empty",
+        "pass",
+        "...",
+        "…",
+        "true",
+        "false",
+        "0",
+        "see above",
+        "same",
+        "same as above",
+        "unchanged",
+        "full content",
+        "file",
+        "omitted",
+    ];
+    if trimmed.len() > 400 {
+        return None;
+    }
+    let lower = trimmed.to_lowercase();
+    let bare = lower.trim_matches(|c: char| c.is_whitespace() || "\"'`.<>[](){}*_#/-!…".contains(c));
+    let ends_in = |ending: &str| std::path::Path::new(name).extension().is_some_and(|found| found.eq_ignore_ascii_case(ending));
+    if ["json", "lock", "version", "ini", "cfg"].iter().any(|ending| ends_in(ending)) && !WORDS[..22].contains(&bare) {
+        return None;
+    }
+    if name.to_ascii_uppercase().starts_with("VERSION") || (bare.is_empty() && !trimmed.contains("...") && !trimmed.contains('…')) {
+        return None;
+    }
+    if bare.is_empty() || WORDS.contains(&bare) {
+        return Some("one word instead of content");
+    }
+    let single = !trimmed.contains('\n');
+    let stem = name.to_lowercase();
+    let of_name = |text: &str| {
+        let rest = text.replace(&stem, "");
+        rest.len() < text.len() && rest.split_whitespace().all(|word| FILLERS.contains(&word.trim_matches(|c: char| !c.is_alphanumeric())))
+    };
+    let boxed = ["<>", "[]", "()", "{}"].iter().any(|pair| trimmed.starts_with(&pair[..1]) && trimmed.ends_with(&pair[1..]));
+    let words_only = |text: &str| text.chars().all(|c| c.is_alphanumeric() || " ._/'-,".contains(c));
+    if single && of_name(&lower) {
+        return Some("names the file instead of giving it");
+    }
+    if single && boxed && words_only(bare) && !ends_in("html") && !ends_in("json") && !ends_in("toml") && !ends_in("ini") && !ends_in("xml")
+    {
+        return Some("a bracketed note instead of content");
+    }
+    if single
+        && trimmed.len() < 200
+        && !trimmed.contains(['=', '{', ';', '('])
+        && !has_comment_mark(trimmed)
+        && found(&PROMISE, bare)
+        && ends_in("py")
+    {
+        return Some("a promise instead of content");
+    }
+    None
+}
+
+/// Words that say "the content of" and nothing else.
+const FILLERS: [&str; 27] = [
+    "",
+    "content",
+    "contents",
+    "code",
+    "source",
+    "file",
+    "of",
+    "for",
+    "the",
+    "here",
+    "goes",
+    "in",
+    "this",
+    "is",
+    "placeholder",
+    "text",
+    "full",
+    "complete",
+    "implementation",
+    "insert",
+    "your",
+    "and",
+    "from",
+    "a",
+    "python",
+    "app",
+    "see",
+];
+
+fn has_comment_mark(text: &str) -> bool {
+    text.starts_with('#') || text.starts_with("//") || text.starts_with("/*") || text.starts_with("--") || text.starts_with("<!--")
+}

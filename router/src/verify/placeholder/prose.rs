@@ -1,0 +1,93 @@
+//! Files without a grammar here: documents, markup, lists, settings.
+
+use super::phrases;
+
+/// Characters of text beside a promise that make it a remark.
+const SUBSTANCE: usize = 160;
+
+pub(super) fn of_text(name: &str, trimmed: &str) -> Option<String> {
+    let said = |text: &str| format!("a promise instead of content: {:?}", crate::verify::text::excerpt(text.trim(), 80));
+    let lower = trimmed.to_lowercase();
+    if lower.contains("lorem ipsum") && trimmed.len() < 4000 {
+        return Some("filler text".into());
+    }
+    let settings = is_settings(name);
+    let mut substance = 0;
+    let mut promise = None;
+    for line in trimmed.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let comment = is_comment(name, line);
+        let body = untagged(line);
+        // In settings and data only comments speak; values such as "your-key-here" are for the reader to fill in.
+        if comment || !settings {
+            if phrases::elides(&body) && (comment || body.len() < 100) {
+                return Some(format!("content is left out: {:?}", crate::verify::text::excerpt(line, 80)));
+            }
+            if phrases::promises(&body) {
+                promise = promise.or(Some(line));
+                continue;
+            }
+        }
+        // A heading announces, it does not say.
+        let heading = line.starts_with('#') || (comment && settings);
+        if !heading {
+            substance += if settings { SUBSTANCE } else { body.trim().chars().count() };
+        }
+    }
+    promise.filter(|_| substance < SUBSTANCE).map(said)
+}
+
+/// Files of keys and values or of names, a line each.
+fn is_settings(name: &str) -> bool {
+    let ending = name.rsplit('.').next().unwrap_or("").to_ascii_lowercase();
+    name.starts_with(".env")
+        || name.starts_with(".git")
+        || name.starts_with("requirements")
+        || matches!(
+            ending.as_str(),
+            "env"
+                | "ini"
+                | "cfg"
+                | "conf"
+                | "json"
+                | "properties"
+                | "csv"
+                | "lock"
+                | "example"
+                | "sample"
+                | "in"
+                | "xml"
+                | "svg"
+                | "mk"
+                | "css"
+                | "scss"
+        )
+        || name == "Makefile"
+}
+
+fn is_comment(name: &str, line: &str) -> bool {
+    let markdown = name.to_ascii_lowercase().ends_with(".md") || name.to_ascii_lowercase().ends_with(".rst");
+    line.starts_with("<!--")
+        || line.starts_with("/*")
+        || line.starts_with("//")
+        || line.starts_with("{#")
+        || (!markdown && (line.starts_with('#') || line.starts_with(';') || line.starts_with("--")))
+}
+
+/// A line without its tags.
+fn untagged(line: &str) -> String {
+    if line.starts_with("<!--") || !line.contains('<') {
+        return line.to_owned();
+    }
+    let mut text = String::with_capacity(line.len());
+    let mut inside = false;
+    for c in line.chars() {
+        match c {
+            '<' => inside = true,
+            '>' if inside => inside = false,
+            c if !inside => text.push(c),
+            _ => {}
+        }
+    }
+    // A lone tag is itself the text.
+    if text.trim().is_empty() { line.to_owned() } else { text }
+}

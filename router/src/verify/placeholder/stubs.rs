@@ -1,0 +1,374 @@
+//! What a program does, in outline: its functions, which of them do nothing, and why that may be right.
+
+use tree_sitter::Node;
+
+use super::phrases;
+use crate::verify::code::{Descend, Language, walk};
+
+/// A program in outline.
+#[derive(Debug, Default)]
+pub(super) struct Outline {
+    pub comments: Vec<String>,
+    /// Statements at the top level, comments aside.
+    pub statements: usize,
+    /// Of these, those that are neither import nor definition nor bare literal.
+    pub effective: usize,
+    /// Bare words, literals and `...` at the top level.
+    idle: usize,
+    /// A `...` at the top level.
+    elided: bool,
+    pub functions: Vec<Function>,
+    /// Classes without members, with a promise in them.
+    promised_classes: usize,
+    imports: usize,
+    definitions: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Function {
+    pub name: String,
+    pub stub: Option<Stub>,
+}
+
+/// Why a body does nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stub {
+    /// It only does nothing.
+    Bare,
+    /// And a comment or a message says that something should be there.
+    Marked,
+}
+
+impl Outline {
+    /// Why the program is a stand-in for one.
+    pub(super) fn hollow(&self, language: Language) -> Option<String> {
+        if self.elided && language == Language::Python {
+            return Some("\"...\" stands for code".into());
+        }
+        if language.is_program() && self.idle == self.statements {
+            return Some("no code, only words".into());
+        }
+        let stubs: Vec<&Function> = self.functions.iter().filter(|function| function.stub.is_some()).collect();
+        let named = |function: &Function| {
+            format!("the body of {} does nothing", if function.name.is_empty() { "a function" } else { &function.name })
+        };
+        if let Some(marked) = stubs.iter().find(|function| function.stub == Some(Stub::Marked)) {
+            return Some(format!("{} but promise", named(marked)));
+        }
+        if stubs.len() * 2 > self.functions.len() && self.effective <= 6 {
+            return stubs.first().map(|stub| named(stub));
+        }
+        (self.promised_classes > 0).then(|| "a class with nothing but a promise".into())
+    }
+}
+
+/// Reads the outline off a tree.
+pub(super) fn outline(language: Language, root: Node<'_>, code: &str) -> Outline {
+    let mut outline = Outline::default();
+    let mut cursor = root.walk();
+    for child in root.named_children(&mut cursor) {
+        top_level(language, child, code, &mut outline);
+    }
+    let bases = base_names(language, root, code);
+    walk(root, &mut |node| {
+        if is_comment(node) {
+            outline.comments.push(code[node.byte_range()].to_owned());
+            return Descend::No;
+        }
+        if let Some(body) = function_body(language, node) {
+            let name = node.child_by_field_name("name").map_or("", |name| &code[name.byte_range()]);
+            let stub = stub(language, body, code).filter(|_| !excused(language, node, name, body, code, &bases));
+            outline.functions.push(Function { name: name.to_owned(), stub });
+        }
+        if is_promised_class(language, node, code) {
+            outline.promised_classes += 1;
+        }
+        Descend::Yes
+    });
+    outline
+}
+
+fn top_level(language: Language, child: Node<'_>, code: &str, outline: &mut Outline) {
+    if is_comment(child) {
+        return;
+    }
+    let text = code[child.byte_range()].trim();
+    let kind = child.kind();
+    // A file that consists of its docstring says nothing.
+    if language == Language::Python && kind == "expression_statement" && text.starts_with(['"', '\'']) {
+        outline.comments.push(text.to_owned());
+        return;
+    }
+    outline.statements += 1;
+    let inner = if kind == "expression_statement" { child.named_child(0).map_or(kind, |inner| inner.kind()) } else { kind };
+    if matches!(
+        inner,
+        "identifier" | "ellipsis" | "none" | "null" | "undefined" | "string" | "pass_statement" | "true" | "false" | "integer" | "number"
+    ) {
+        outline.idle += 1;
+        outline.elided |= inner == "ellipsis";
+    } else if kind.contains("import")
+        || matches!(kind, "use_declaration" | "package_clause" | "package_declaration" | "future_import_statement")
+    {
+        outline.imports += 1;
+    } else if kind.contains("definition") || kind.contains("declaration") || kind.ends_with("_item") || kind == "export_statement" {
+        outline.definitions += 1;
+        // `const x = …` is work, `fn x()` is told by its body.
+        if matches!(
+            kind,
+            "lexical_declaration" | "variable_declaration" | "const_item" | "static_item" | "struct_item" | "enum_item" | "type_item"
+        ) {
+            outline.effective += 1;
+        }
+    } else {
+        outline.effective += 1;
+    }
+}
+
+fn is_comment(node: Node<'_>) -> bool {
+    matches!(node.kind(), "comment" | "line_comment" | "block_comment" | "marginalia" | "html_comment")
+}
+
+/// The body of a function that is one by itself; closures passed along are often empty on purpose.
+fn function_body<'tree>(language: Language, node: Node<'tree>) -> Option<Node<'tree>> {
+    let kinds: &[&str] = match language {
+        Language::Python => &["function_definition"],
+        Language::JavaScript | Language::TypeScript | Language::Tsx => {
+            &["function_declaration", "method_definition", "generator_function_declaration"]
+        }
+        Language::Rust => &["function_item"],
+        Language::Go => &["function_declaration", "method_declaration"],
+        Language::Java => &["method_declaration"],
+        _ => &[],
+    };
+    kinds.contains(&node.kind()).then(|| node.child_by_field_name("body")).flatten()
+}
+
+/// Whether a body does nothing.
+fn stub(language: Language, body: Node<'_>, code: &str) -> Option<Stub> {
+    let mut cursor = body.walk();
+    let statements: Vec<Node<'_>> = body.named_children(&mut cursor).filter(|child| !is_comment(*child)).collect();
+    let text = &code[body.byte_range()];
+    let mut promise = false;
+    // Comments may trail the block that they belong to.
+    let line_end = code[body.end_byte()..].find('\n').map_or(code.len(), |end| body.end_byte() + end);
+    for source in [text, &code[body.end_byte()..line_end]] {
+        promise |= comments_in(source).any(|comment| phrases::promises(comment));
+    }
+    // A comment directly before a Python block is not inside it.
+    if let Some(before) = body.prev_named_sibling().filter(|before| is_comment(*before)) {
+        promise |= phrases::promises(&code[before.byte_range()]);
+    }
+    let mut hollow = true;
+    let mut trivial = 0;
+    for (at, statement) in statements.iter().enumerate() {
+        let text = code[statement.byte_range()].trim().trim_end_matches(';').trim();
+        match worth(language, *statement, text, at == 0) {
+            Worth::Nothing => {}
+            Worth::Confession => promise = true,
+            Worth::Trivial => trivial += 1,
+            Worth::Something => hollow = false,
+        }
+    }
+    if !hollow || trivial > 1 || (trivial == 1 && !promise) {
+        return None;
+    }
+    Some(if promise { Stub::Marked } else { Stub::Bare })
+}
+
+/// What a statement is worth to a function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Worth {
+    Nothing,
+    /// It says that it does nothing yet.
+    Confession,
+    /// A constant answer, right in one place and a stand-in in another.
+    Trivial,
+    Something,
+}
+
+fn worth(language: Language, statement: Node<'_>, text: &str, first: bool) -> Worth {
+    let lower = text.to_ascii_lowercase();
+    let confesses = || {
+        ["not implemented", "not yet implemented", "notimplemented", "todo", "to be implemented", "unimplemented", "placeholder"]
+            .iter()
+            .any(|word| lower.contains(word))
+    };
+    match language {
+        Language::Python => {
+            if text == "pass"
+                || text == "..."
+                || (first
+                    && text.starts_with(['"', '\'', 'r'])
+                    && statement.kind() == "expression_statement"
+                    && text.ends_with(['"', '\'']))
+            {
+                return Worth::Nothing;
+            }
+            if text.starts_with("raise NotImplementedError") {
+                return if text.contains('"') || text.contains('\'') { Worth::Confession } else { Worth::Nothing };
+            }
+            if text == "return" || text == "return None" || text == "assert True" {
+                return Worth::Nothing;
+            }
+        }
+        Language::Rust => {
+            if text.starts_with("todo!") || text.starts_with("unimplemented!") {
+                return Worth::Confession;
+            }
+        }
+        _ if text == "return" || text == "return null" || text == "return undefined" => return Worth::Trivial,
+        _ => {}
+    }
+    let raises = ["raise ", "throw ", "panic", "print(", "console.", "logger.", "return ", "logging.", "system.out", "fmt.print", "log."];
+    if raises.iter().any(|word| lower.starts_with(word)) && confesses() && text.len() < 200 {
+        return Worth::Confession;
+    }
+    let constant = lower.strip_prefix("return ").unwrap_or(if language == Language::Rust { &lower } else { "" });
+    let constants = [
+        "[]",
+        "{}",
+        "\"\"",
+        "''",
+        "0",
+        "1",
+        "0.0",
+        "false",
+        "true",
+        "none",
+        "null",
+        "nil",
+        "dict()",
+        "list()",
+        "ok(())",
+        "vec![]",
+        "vec::new()",
+        "string::new()",
+        "default::default()",
+        "-1",
+        "new arraylist<>()",
+        "list.of()",
+        "nil, nil",
+        "undefined",
+        "collections.emptylist()",
+        "()",
+        "set()",
+    ];
+    if constants.contains(&constant) || (constant.starts_with(['{', '"', '[']) && constant.len() < 60 && text.starts_with("return")) {
+        return Worth::Trivial;
+    }
+    Worth::Something
+}
+
+/// The comments of a piece of code, by their marks: good enough inside a body that holds hardly anything else.
+fn comments_in(code: &str) -> impl Iterator<Item = &str> {
+    code.lines().filter_map(|line| {
+        let line = line.trim();
+        let hash = line.find('#').or_else(|| line.find("//")).or_else(|| line.find("/*")).or_else(|| line.starts_with('*').then_some(0));
+        hash.map(|at| &line[at..])
+    })
+}
+
+/// Why a body may do nothing.
+fn excused(language: Language, node: Node<'_>, name: &str, body: Node<'_>, code: &str, bases: &[String]) -> bool {
+    let before = |node: Node<'_>| {
+        node.parent()
+            .filter(|parent| parent.kind() == "decorated_definition")
+            .map_or("", |parent| &code[parent.start_byte()..node.start_byte()])
+    };
+    let body_text = &code[body.byte_range()];
+    match language {
+        Language::Python => {
+            let decorators = before(node);
+            if ["abstract", "overload", ".group", ".callback", ".hookspec", ".setter", "fixture", "click.command", "webhooks", "receiver"]
+                .iter()
+                .any(|word| decorators.contains(word))
+            {
+                return true;
+            }
+            let marked = phrases::promises(body_text) && !body_text.contains("NotImplementedError");
+            if let Some(class) = enclosing(node, "class_definition") {
+                return excused_class(class, code, bases, body_text) || (is_quiet(name) && !marked);
+            }
+            is_quiet(name) && !marked
+        }
+        Language::Rust => enclosing(node, "trait_item").is_some() || is_quiet(name),
+        Language::Java => {
+            is_quiet(name) || enclosing(node, "interface_declaration").is_some() || code[node.byte_range()].starts_with("default ")
+        }
+        Language::JavaScript | Language::TypeScript | Language::Tsx => name == "constructor" || is_quiet(name),
+        _ => is_quiet(name),
+    }
+}
+
+/// Protocols, abstract bases, bases of other classes here, and classes whose trade is to do nothing.
+fn excused_class(class: Node<'_>, code: &str, bases: &[String], body: &str) -> bool {
+    let name = class.child_by_field_name("name").map_or("", |name| &code[name.byte_range()]);
+    let supers = class.child_by_field_name("superclasses").map_or("", |supers| &code[supers.byte_range()]);
+    if ["Protocol", "ABC", "ABCMeta", "Interface", "TypedDict", "NamedTuple"].iter().any(|word| supers.contains(word)) {
+        return true;
+    }
+    let role = ["Base", "Abstract", "Mixin", "Interface", "Null", "NoOp", "Noop", "Dummy", "Fake", "Mock", "Stub", "Silent"];
+    if role.iter().any(|word| name.starts_with(word) || name.ends_with(word)) {
+        return true;
+    }
+    let says_so = ["subclass", "override", "overridden", "abstract", "interface"]
+        .iter()
+        .any(|word| code[class.byte_range()].to_ascii_lowercase().contains(word));
+    (bases.iter().any(|base| base == name) || says_so) && !body.to_ascii_lowercase().contains("todo")
+}
+
+/// Hooks and constructors that are often empty.
+fn is_quiet(name: &str) -> bool {
+    (name.starts_with("__") && name.ends_with("__") && name != "__call__" && name != "__main__")
+        || name.to_ascii_lowercase().contains("noop")
+        || name.to_ascii_lowercase().contains("no_op")
+        || ["on_", "after_", "before_", "setup", "teardown", "tearDown", "setUp", "ngOnInit", "componentDid", "downgrade"]
+            .iter()
+            .any(|start| name.starts_with(start))
+}
+
+fn enclosing<'tree>(node: Node<'tree>, kind: &str) -> Option<Node<'tree>> {
+    let mut at = node.parent();
+    while let Some(node) = at {
+        if node.kind() == kind {
+            return Some(node);
+        }
+        if matches!(node.kind(), "function_definition" | "module") {
+            return None;
+        }
+        at = node.parent();
+    }
+    None
+}
+
+/// Names of classes that other classes of the file extend.
+fn base_names(language: Language, root: Node<'_>, code: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    if language == Language::Python {
+        walk(root, &mut |node| {
+            if node.kind() == "class_definition"
+                && let Some(supers) = node.child_by_field_name("superclasses")
+            {
+                let text = &code[supers.byte_range()];
+                names.extend(text.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|name| !name.is_empty()).map(str::to_owned));
+            }
+            Descend::Yes
+        });
+    }
+    names
+}
+
+/// A Python class of a `pass` or less and a promise.
+fn is_promised_class(language: Language, node: Node<'_>, code: &str) -> bool {
+    if language != Language::Python || node.kind() != "class_definition" {
+        return false;
+    }
+    let Some(body) = node.child_by_field_name("body") else { return false };
+    let mut cursor = body.walk();
+    let bare = body.named_children(&mut cursor).filter(|child| !is_comment(*child)).all(|child| {
+        let text = code[child.byte_range()].trim();
+        text == "pass" || text == "..." || text.starts_with("\"\"\"")
+    });
+    bare && comments_in(&code[node.byte_range()]).any(phrases::promises)
+}
