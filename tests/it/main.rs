@@ -2,4 +2,6 @@
 
 // The attribute tells clippy that helpers in here are tests too: they may unwrap and print.
 #[cfg(test)]
+mod setup;
+#[cfg(test)]
 mod tidy;
