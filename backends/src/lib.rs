@@ -2,6 +2,7 @@
 
 pub mod chat;
 pub mod chunk;
+pub mod llama;
 mod error;
 mod splice;
 

@@ -1,0 +1,218 @@
+//! The engine's handle: takes jobs, gives events. One thread behind it owns llama.cpp's context.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+
+use tokio::sync::{mpsc, watch};
+
+use super::context::{Context, MOST_SEQUENCES, Shape};
+use super::memory;
+use super::model::{LoadError, Model, Token};
+use super::sampler::{Sampling, TokenChoice};
+use super::scheduler::Scheduler;
+use super::stats::{Snapshot, Stats, add};
+use super::Settings;
+
+/// Idle sequences kept for reuse beside the running ones.
+const IDLE_SEQUENCES: u32 = 16;
+/// Where the model was trained for more and nobody says how much is wanted.
+const USUAL_CONTEXT: u32 = 4096;
+
+/// A loaded model that answers jobs until it is dropped.
+#[derive(Debug)]
+pub struct Engine {
+    model: Arc<Model>,
+    stats: Arc<Stats>,
+    jobs: SyncSender<Job>,
+    limits: Limits,
+    alive: watch::Receiver<()>,
+}
+
+/// The bounds in force, after automatic values were chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Prompt plus answer of one job, in tokens.
+    pub context_tokens: u32,
+    /// Jobs decoded at once.
+    pub slots: u32,
+    /// Jobs that may wait beside them.
+    pub queue: u32,
+    pub threads: u32,
+}
+
+/// One answer to be generated.
+#[derive(Debug)]
+pub struct Job {
+    pub prompt: Vec<Token>,
+    /// Unset: as far as the context reaches.
+    pub max_tokens: Option<u32>,
+    /// The answer ends before the first of these.
+    pub stop: Vec<String>,
+    pub sampling: Sampling,
+    /// Bounded. While it is full the job pauses; dropping its receiver ends the job.
+    pub events: mpsc::Sender<Event>,
+}
+
+/// What becomes of a job. `Started` first, `Ended` or `Failed` last, exactly one of them.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The job has a slot.
+    Started {
+        prompt_tokens: u32,
+        /// Part of the prompt that was still in the cache.
+        cached_tokens: u32,
+    },
+    /// Whole characters; with the tokens they came from if log probabilities were asked for.
+    Text { text: String, tokens: Vec<TokenChoice> },
+    Ended {
+        how: Ended,
+        /// Tokens sampled, the one that ended the answer included.
+        completion_tokens: u32,
+    },
+    /// The engine could not go on.
+    Failed { why: String },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The model ended its turn, or a stop string came.
+    Stop,
+    /// `max_tokens`, or the context is full.
+    Length,
+}
+
+/// Why a job was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    #[error(
+        "This model's maximum context length is {context} tokens. However, your request has {prompt} tokens in the messages\
+         {}. Please reduce the length of the messages or completion.",
+        answer.map_or_else(String::new, |answer| format!(" and asks for {answer} in the completion"))
+    )]
+    TooLong { context: u32, prompt: u64, answer: Option<u32> },
+    #[error("the prompt has no tokens")]
+    Empty,
+    #[error("{waiting} requests are waiting already")]
+    QueueFull { waiting: u32 },
+    #[error("the engine has ended")]
+    Gone,
+}
+
+impl Engine {
+    /// Loads the model and makes its context; blocks for as long as that takes.
+    ///
+    /// # Errors
+    /// For an unusable file, or a context that does not fit into memory.
+    pub fn start(settings: &Settings) -> Result<Self, LoadError> {
+        let model = Arc::new(Model::load(settings)?);
+        let (limits, shape) = plan(settings, &model)?;
+        let stats = Arc::new(Stats::new());
+        let (jobs, inbox) = sync_channel((limits.queue + limits.slots) as usize + 1);
+        let (up, went_up) = std::sync::mpsc::channel();
+        let (breath, alive) = watch::channel(());
+        let (model_there, stats_there, settings) = (Arc::clone(&model), Arc::clone(&stats), settings.clone());
+        let run = move || {
+            let _breath = breath;
+            let context = match Context::new(&model_there, &settings, shape) {
+                Ok(context) => context,
+                Err(error) => return drop(up.send(Err(error))),
+            };
+            // The receiver waits for exactly this message.
+            let _ = up.send(Ok(()));
+            Scheduler::new(&model_there, context, limits, &stats_there).run(&inbox);
+        };
+        std::thread::Builder::new()
+            .name("decode".into())
+            .spawn(run)
+            .map_err(|error| LoadError::Engine(format!("no thread for decoding: {error}")))?;
+        went_up.recv().map_err(|_| LoadError::Engine("the decode thread ended while it started".into()))??;
+        tracing::info!(
+            model = model.name(),
+            context_tokens = limits.context_tokens,
+            slots = limits.slots,
+            threads = limits.threads,
+            batch_tokens = shape.batch,
+            weights_mib = model.bytes() >> 20,
+            "engine ready"
+        );
+        Ok(Self { model, stats, jobs, limits, alive })
+    }
+
+    #[must_use]
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    #[must_use]
+    pub fn stats(&self) -> Snapshot {
+        self.stats.snapshot()
+    }
+
+    /// Hands a job over. Events follow on its channel.
+    ///
+    /// # Errors
+    /// For a job that can never fit, or does not fit now.
+    pub fn submit(&self, job: Job) -> Result<(), Refused> {
+        let context = self.limits.context_tokens;
+        if job.prompt.is_empty() {
+            return Err(Refused::Empty);
+        }
+        let wanted = job.prompt.len() as u64 + u64::from(job.max_tokens.unwrap_or(1));
+        if wanted > u64::from(context) {
+            return Err(Refused::TooLong { context, prompt: job.prompt.len() as u64, answer: job.max_tokens });
+        }
+        let most = self.limits.queue + self.limits.slots;
+        let waiting = self.stats.waiting.fetch_add(1, Ordering::Relaxed);
+        let taken = if waiting >= u64::from(most) {
+            Err(Refused::QueueFull { waiting: most })
+        } else {
+            self.jobs.try_send(job).map_err(|error| match error {
+                TrySendError::Full(_) => Refused::QueueFull { waiting: most },
+                TrySendError::Disconnected(_) => Refused::Gone,
+            })
+        };
+        match taken {
+            Ok(()) => add(&self.stats.requests, 1),
+            Err(_) => drop(self.stats.waiting.fetch_sub(1, Ordering::Relaxed)),
+        }
+        taken
+    }
+
+    /// Returns when the decode thread has ended, which it does by itself only after a failure.
+    pub async fn ended(&self) {
+        let mut alive = self.alive.clone();
+        while alive.changed().await.is_ok() {}
+    }
+}
+
+/// Chooses what the settings leave open and refuses what cannot work, with the arithmetic.
+fn plan(settings: &Settings, model: &Model) -> Result<(Limits, Shape), LoadError> {
+    let trained = model.trained_context().max(1);
+    let context_tokens = settings.context_tokens.unwrap_or(USUAL_CONTEXT).clamp(256, trained.max(256));
+    if let Some(asked) = settings.context_tokens
+        && asked > trained
+    {
+        tracing::warn!(asked, trained, "context_tokens is more than the model was trained for; using what it was trained for");
+    }
+    let slots = match settings.slots {
+        Some(slots) => slots.clamp(1, 64),
+        None => (1..=4).rev().find(|slots| memory::check(settings, model, context_tokens, *slots).is_ok()).unwrap_or(1),
+    };
+    memory::check(settings, model, context_tokens, slots)?;
+    let cores = std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1));
+    let threads = settings.threads.unwrap_or(cores.saturating_sub(1)).clamp(1, 512);
+    let idle = if model.cuts_anywhere() { IDLE_SEQUENCES } else { 0 };
+    let shape = Shape {
+        cells: context_tokens * slots,
+        sequences: (slots + idle).min(MOST_SEQUENCES),
+        batch: settings.batch_tokens.clamp(32, 8192).max(slots),
+        threads: i32::try_from(threads).unwrap_or(1),
+    };
+    Ok((Limits { context_tokens, slots, queue: settings.queue, threads }, shape))
+}

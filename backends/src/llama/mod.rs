@@ -1,0 +1,38 @@
+//! The local model: a worker process that runs llama.cpp (`engine` and what it uses), and its supervisor on our side.
+//!
+//! Life of a job: `prompt` renders the chat, `model` tokenises it, `engine` takes the job into its queue, one thread
+//! (`scheduler`) decodes it together with all others, `sampler` picks tokens, `text` turns their bytes into whole characters.
+
+mod settings;
+
+#[cfg(feature = "llama")]
+mod context;
+#[cfg(feature = "llama")]
+mod engine;
+#[cfg(feature = "llama")]
+mod memory;
+#[cfg(feature = "llama")]
+mod model;
+#[cfg(feature = "llama")]
+mod prompt;
+#[cfg(feature = "llama")]
+mod sampler;
+#[cfg(feature = "llama")]
+mod scheduler;
+#[cfg(feature = "llama")]
+mod stats;
+#[cfg(feature = "llama")]
+mod text;
+
+pub use settings::{KvType, Settings};
+
+#[cfg(feature = "llama")]
+pub use engine::{Ended, Engine, Event, Job, Limits, Refused};
+#[cfg(feature = "llama")]
+pub use model::{LoadError, Model};
+#[cfg(feature = "llama")]
+pub use prompt::{Prompt, PromptError};
+#[cfg(feature = "llama")]
+pub use sampler::{Sampling, TokenChoice};
+#[cfg(feature = "llama")]
+pub use stats::{Snapshot, Stats};

@@ -1,0 +1,268 @@
+//! The decode thread: one batch a step, made of the next token of every running answer and a share of new prompts.
+
+mod reuse;
+mod sequence;
+
+use std::collections::VecDeque;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::time::{Duration, Instant};
+
+use self::reuse::Reuse;
+use self::sequence::{Outbox, Sequence};
+use super::context::{Context, DecodeFailed};
+use super::engine::{Job, Limits};
+use super::model::Model;
+use super::stats::{Stats, add, set};
+
+/// Longest a step should take while answers are streaming, and while only prompts are read.
+const STREAMING_STEP: Duration = Duration::from_millis(80);
+const READING_STEP: Duration = Duration::from_millis(400);
+/// Fewer prompt tokens in a step than this waste the weights' trip through memory.
+const LEAST_SHARE: usize = 32;
+/// How long to look away when every answer waits for its reader.
+const PAUSE: Duration = Duration::from_millis(2);
+/// A job waits for a running one that is reading the same prompt, if that saves so many tokens.
+const WORTH_WAITING: usize = 64;
+
+pub(crate) struct Scheduler<'model> {
+    model: &'model Model,
+    context: Context<'model>,
+    limits: Limits,
+    stats: &'model Stats,
+    waiting: VecDeque<Job>,
+    running: Vec<Sequence>,
+    /// Ended answers whose last events have not been taken yet.
+    parting: Vec<Outbox>,
+    reuse: Reuse,
+    /// Microseconds a prompt token takes, smoothed.
+    prompt_token_micros: f64,
+}
+
+impl<'model> Scheduler<'model> {
+    pub(crate) fn new(model: &'model Model, context: Context<'model>, limits: Limits, stats: &'model Stats) -> Self {
+        set(&stats.slots, limits.slots as usize);
+        set(&stats.kv_capacity, context.cells() as usize);
+        let reuse = Reuse::new(context.sequences(), context.cells() as usize, model.cuts_anywhere());
+        Self {
+            model,
+            context,
+            limits,
+            stats,
+            waiting: VecDeque::new(),
+            running: Vec::new(),
+            parting: Vec::new(),
+            reuse,
+            prompt_token_micros: 1000.0,
+        }
+    }
+
+    /// Works until the engine's handle is dropped.
+    pub(crate) fn run(mut self, inbox: &Receiver<Job>) {
+        let mut idle = true;
+        loop {
+            if !self.take_in(inbox, idle) {
+                return;
+            }
+            self.part();
+            self.admit();
+            let busy = self.step();
+            self.part();
+            self.publish();
+            let nothing = self.running.is_empty() && self.waiting.is_empty() && self.parting.is_empty();
+            idle = nothing;
+            if !busy && !nothing {
+                // Readers are slow or a job waits for another: nothing tells us when that ends.
+                match inbox.recv_timeout(PAUSE) {
+                    Ok(job) => self.waiting.push_back(job),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
+            }
+        }
+    }
+
+    /// Moves new jobs to the queue; waits for one if there is nothing else to do. False: the engine was dropped.
+    fn take_in(&mut self, inbox: &Receiver<Job>, wait: bool) -> bool {
+        if wait {
+            match inbox.recv() {
+                Ok(job) => self.waiting.push_back(job),
+                Err(_) => return false,
+            }
+        }
+        loop {
+            match inbox.try_recv() {
+                Ok(job) => self.waiting.push_back(job),
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+
+    /// Gives events to their readers and lets go of answers that are over or that nobody reads.
+    fn part(&mut self) {
+        self.parting.retain_mut(|outbox| outbox.flush());
+        let mut at = 0;
+        while at < self.running.len() {
+            let sequence = &mut self.running[at];
+            let read = sequence.outbox.flush_open();
+            if read && !sequence.ended {
+                at += 1;
+                continue;
+            }
+            let mut sequence = self.running.swap_remove(at);
+            let told = sequence.ended && sequence.outbox.is_empty();
+            if !read && !told {
+                add(&self.stats.cancelled, 1);
+            } else if !told {
+                self.parting.push(std::mem::take(&mut sequence.outbox));
+            }
+            self.reuse.put(&mut self.context, sequence.id, sequence.into_held());
+        }
+    }
+
+    /// Gives free slots to waiting jobs, in their order.
+    fn admit(&mut self) {
+        let mut at = 0;
+        while self.running.len() < self.limits.slots as usize && at < self.waiting.len() {
+            let job = &self.waiting[at];
+            if job.events.is_closed() {
+                self.waiting.remove(at);
+                self.leave_queue();
+                add(&self.stats.cancelled, 1);
+                continue;
+            }
+            let ready = self.reuse.best(&job.prompt, &self.running);
+            let soon = self.running.iter().map(|sequence| sequence.will_share(&job.prompt)).max().unwrap_or(0);
+            if self.reuse.on() && soon >= ready.length + WORTH_WAITING {
+                at += 1;
+                continue;
+            }
+            let Some(id) = self.reuse.take(&mut self.context, &ready, &job.prompt) else { return };
+            let Some(job) = self.waiting.remove(at) else { return };
+            self.leave_queue();
+            add(&self.stats.prompt_tokens, job.prompt.len());
+            add(&self.stats.cached_tokens, ready.length);
+            self.running.push(Sequence::new(id, job, ready.length, self.limits.context_tokens));
+        }
+    }
+
+    fn leave_queue(&self) {
+        self.stats.waiting.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// One batch. False if there was nothing to decode.
+    fn step(&mut self) -> bool {
+        let prompt_tokens = self.fill();
+        let tokens = self.running.iter().map(|sequence| sequence.in_batch).sum::<usize>();
+        if tokens == 0 {
+            return false;
+        }
+        self.reuse.make_room(&mut self.context, self.running.iter().map(|sequence| sequence.done + sequence.in_batch).sum());
+        let began = Instant::now();
+        self.stats.step_begins();
+        let mut result = self.context.decode();
+        if result == Err(DecodeFailed::NoRoom) && self.reuse.forget_all(&mut self.context) {
+            result = self.context.decode();
+        }
+        match result {
+            Ok(()) => self.pick(),
+            Err(error) => self.fail(&error),
+        }
+        self.stats.step_ends();
+        self.account(began.elapsed(), prompt_tokens);
+        true
+    }
+
+    /// Fills the batch: every streaming answer's next token, then prompts, the budget split evenly among them.
+    fn fill(&mut self) -> usize {
+        self.context.clear_batch();
+        let mut streaming = false;
+        for sequence in &mut self.running {
+            sequence.in_batch = 0;
+            sequence.row = None;
+            if sequence.is_streaming() && sequence.outbox.is_empty() {
+                streaming = true;
+                sequence.put(&mut self.context, 1);
+            }
+        }
+        let taken: usize = self.running.iter().map(|sequence| sequence.in_batch).sum();
+        let mut budget = self.share(streaming).min(self.context.capacity() - taken);
+        let mut reading: Vec<&mut Sequence> =
+            self.running.iter_mut().filter(|sequence| !sequence.is_streaming() && sequence.outbox.is_empty()).collect();
+        reading.sort_by_key(|sequence| sequence.missing());
+        let mut read = 0;
+        let count = reading.len();
+        for (at, sequence) in reading.into_iter().enumerate() {
+            let part = budget.div_ceil(count - at).min(sequence.missing()).min(budget);
+            sequence.put(&mut self.context, part);
+            read += part;
+            budget -= part;
+        }
+        read
+    }
+
+    /// Prompt tokens that fit into a step of the wanted length, by the rate so far.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small positive number")]
+    fn share(&self, streaming: bool) -> usize {
+        let step = if streaming { STREAMING_STEP } else { READING_STEP };
+        let fits = step.as_secs_f64() * 1e6 / self.prompt_token_micros.max(1.0);
+        (fits as usize).clamp(LEAST_SHARE, self.context.capacity())
+    }
+
+    /// Samples for every sequence whose prompt is read.
+    fn pick(&mut self) {
+        let mut sampled = 0;
+        for sequence in &mut self.running {
+            sequence.done += sequence.in_batch;
+            let Some(row) = sequence.row else { continue };
+            match self.context.logits(row) {
+                Ok(logits) => {
+                    sampled += 1;
+                    sequence.advance(self.model, logits);
+                }
+                Err(error) => sequence.fail(&error.to_string()),
+            }
+        }
+        add(&self.stats.generated_tokens, sampled);
+    }
+
+    /// A batch that cannot be decoded ends every answer in it; their memory is in doubt and is forgotten.
+    fn fail(&mut self, error: &DecodeFailed) {
+        let why = match error {
+            DecodeFailed::NoRoom => "the key-value cache is full".to_owned(),
+            DecodeFailed::Broken(why) => why.clone(),
+        };
+        tracing::error!(%why, "decode failed");
+        for sequence in self.running.iter_mut().filter(|sequence| sequence.in_batch > 0) {
+            add(&self.stats.failed, 1);
+            sequence.done = 0;
+            sequence.fail(&why);
+        }
+    }
+
+    fn account(&mut self, took: Duration, prompt_tokens: usize) {
+        let micros = usize::try_from(took.as_micros()).unwrap_or(usize::MAX);
+        if prompt_tokens == 0 {
+            add(&self.stats.decode_micros, micros);
+            return;
+        }
+        add(&self.stats.prefill_micros, micros);
+        if prompt_tokens >= LEAST_SHARE / 2 {
+            #[expect(clippy::cast_precision_loss, reason = "a step is short and a batch small")]
+            let each = micros as f64 / prompt_tokens as f64;
+            self.prompt_token_micros += 0.3 * (each - self.prompt_token_micros);
+        }
+    }
+
+    fn publish(&self) {
+        set(&self.stats.busy, self.running.len());
+        set(&self.stats.kv_tokens, self.running.iter().map(|sequence| sequence.done).sum());
+        set(&self.stats.kv_cached_tokens, self.reuse.tokens());
+    }
+}
+
+impl std::fmt::Debug for Scheduler<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Scheduler").field("running", &self.running.len()).field("waiting", &self.waiting.len()).finish_non_exhaustive()
+    }
+}
