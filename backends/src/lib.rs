@@ -2,8 +2,8 @@
 
 pub mod chat;
 pub mod chunk;
-pub mod llama;
 mod error;
+pub mod llama;
 mod splice;
 
 use std::collections::HashMap;

@@ -1,4 +1,7 @@
 //! The HTTP edge: parse, respond, record, serve.
 
 pub mod cli;
+
+#[cfg(feature = "llama")]
+pub mod engine;
 pub mod record;

@@ -4,11 +4,16 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+#[cfg(feature = "llama")]
+use spectra_gateway::cli::engine::{self, EngineArgs};
 use spectra_gateway::cli::model::{self, ModelArgs};
 
 #[derive(Parser)]
 #[command(name = "spectra", version)]
 enum Cli {
+    /// Serve one GGUF model with llama.cpp on the OpenAI wire
+    #[cfg(feature = "llama")]
+    Engine(EngineArgs),
     /// Get models onto this machine, list, remove and find them
     Model(ModelArgs),
 }
@@ -17,6 +22,8 @@ enum Cli {
 async fn main() -> ExitCode {
     drop(rustls::crypto::ring::default_provider().install_default());
     let ended = match Cli::parse() {
+        #[cfg(feature = "llama")]
+        Cli::Engine(args) => engine::run(args).await,
         Cli::Model(args) => model::run(args).await,
     };
     ended.unwrap_or_else(|error| {

@@ -11,8 +11,8 @@ use super::memory;
 use super::model::{LoadError, Model, Token};
 use super::sampler::{Sampling, TokenChoice};
 use super::scheduler::Scheduler;
-use super::stats::{Snapshot, Stats, add};
-use super::Settings;
+use super::stats::{Stats, add};
+use super::{Settings, Snapshot};
 
 /// Idle sequences kept for reuse beside the running ones.
 const IDLE_SEQUENCES: u32 = 16;

@@ -3,7 +3,10 @@
 //! Life of a job: `prompt` renders the chat, `model` tokenises it, `engine` takes the job into its queue, one thread
 //! (`scheduler`) decodes it together with all others, `sampler` picks tokens, `text` turns their bytes into whole characters.
 
+mod client;
 mod settings;
+mod snapshot;
+mod supervisor;
 
 #[cfg(feature = "llama")]
 mod context;
@@ -25,6 +28,8 @@ mod stats;
 mod text;
 
 pub use settings::{KvType, Settings};
+pub use snapshot::Snapshot;
+pub use supervisor::{Exit, Health, State, Supervision, Supervisor, WorkerPhase};
 
 #[cfg(feature = "llama")]
 pub use engine::{Ended, Engine, Event, Job, Limits, Refused};
@@ -35,4 +40,4 @@ pub use prompt::{Prompt, PromptError};
 #[cfg(feature = "llama")]
 pub use sampler::{Sampling, TokenChoice};
 #[cfg(feature = "llama")]
-pub use stats::{Snapshot, Stats};
+pub use stats::Stats;

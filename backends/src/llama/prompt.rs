@@ -337,7 +337,11 @@ mod tests {
     fn json_is_written_as_python_does() {
         let template = "{{ messages[0]['content'] | length }} {{ [1, 'é\"', none, {'a': true}] | tojson }}";
         check(template, r#"[{"role":"user","content":"abc"}]"#, "3 [1, \"é\\\"\", null, {\"a\": true}]");
-        check("{{ {'a': [1, 2], 'b': {}} | tojson(indent=2) }}", r#"[{"role":"user","content":"x"}]"#, "{\n  \"a\": [\n    1,\n    2\n  ],\n  \"b\": {}\n}");
+        check(
+            "{{ {'a': [1, 2], 'b': {}} | tojson(indent=2) }}",
+            r#"[{"role":"user","content":"x"}]"#,
+            "{\n  \"a\": [\n    1,\n    2\n  ],\n  \"b\": {}\n}",
+        );
     }
 
     #[test]

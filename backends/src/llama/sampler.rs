@@ -73,11 +73,7 @@ impl Sampling {
             repeat_penalty: or(request.repeat_penalty, 1.0),
             presence_penalty: or(request.presence_penalty, 0.0),
             frequency_penalty: or(request.frequency_penalty, 0.0),
-            logit_bias: request
-                .logit_bias
-                .iter()
-                .filter_map(|(token, bias)| Some((Token::try_from(*token).ok()?, *bias as f32)))
-                .collect(),
+            logit_bias: request.logit_bias.iter().filter_map(|(token, bias)| Some((Token::try_from(*token).ok()?, *bias as f32))).collect(),
             seed: seed.wrapping_add(u64::from(choice).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
             logprobs: request.logprobs.then(|| request.top_logprobs.unwrap_or(0).min(20) as usize),
         }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
+use super::Snapshot;
 
 /// Written by the decode thread (and the queue), read by anyone; each value is exact, together they are not one moment's.
 #[derive(Debug)]
@@ -26,39 +26,6 @@ pub struct Stats {
     pub(crate) decode_micros: AtomicU64,
     /// Milliseconds since `born` at which the running step began; 0: no step is running.
     step_began_ms: AtomicU64,
-}
-
-/// The values at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Snapshot {
-    /// Sequences that can be decoded at once.
-    pub slots: u64,
-    pub slots_busy: u64,
-    /// Jobs accepted and not started.
-    pub waiting: u64,
-    /// Tokens that running requests hold in the key-value cache.
-    pub kv_tokens: u64,
-    /// Tokens kept in it for prompts that begin the same.
-    pub kv_cached_tokens: u64,
-    pub kv_capacity: u64,
-    /// Jobs taken in since start, whatever became of them.
-    pub requests_total: u64,
-    /// Jobs whose receiver left.
-    pub cancelled_total: u64,
-    /// Jobs that ended in an error of the engine.
-    pub failed_total: u64,
-    pub prompt_tokens_total: u64,
-    /// Prompt tokens that did not have to be computed.
-    pub cached_tokens_total: u64,
-    pub generated_tokens_total: u64,
-    pub steps_total: u64,
-    /// Time in steps with prompt tokens in them, in microseconds.
-    pub prefill_micros_total: u64,
-    /// Time in steps of answer tokens only, in microseconds.
-    pub decode_micros_total: u64,
-    /// For how long the running step has been running, in milliseconds; 0: none is.
-    pub step_age_ms: u64,
 }
 
 impl Stats {

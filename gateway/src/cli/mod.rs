@@ -1,3 +1,5 @@
 //! What the `spectra` command can do besides serving; one file a subcommand.
 
+#[cfg(feature = "llama")]
+pub mod engine;
 pub mod model;

@@ -1,0 +1,218 @@
+//! `POST /v1/chat/completions`: from a request to jobs, from events to chunks.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{SelectAll, Stream, StreamExt, poll_fn};
+use http::{Response, StatusCode};
+use serde_json::{Value, json};
+use spectra_backends::chat::View;
+use spectra_backends::llama::{Ended, Event, Job, Refused, Sampling, TokenChoice};
+use spectra_backends::{ChatRequest, chat::BadRequest};
+use tokio::sync::mpsc;
+
+use super::respond::{Body, Problem, json as json_response, sse};
+use super::wire::{Head, Usage, logprobs};
+use super::{Loaded, random};
+
+/// Events a job may be ahead of its reader.
+const AHEAD: usize = 32;
+/// Choices one request may ask for.
+const MOST_CHOICES: u32 = 16;
+
+type Events = SelectAll<std::pin::Pin<Box<dyn Stream<Item = (usize, Event)> + Send>>>;
+
+/// Answers one request. Dropping the response ends the generation.
+pub(super) async fn answer(loaded: Arc<Loaded>, body: Bytes) -> Result<Response<Body>, Problem> {
+    let request = ChatRequest::parse(body).map_err(|error| Problem::bad_request(&error))?;
+    let view = request.view();
+    check(view)?;
+    let (events, count) = submit(&loaded, view).await?;
+    let head = Head {
+        id: format!("chatcmpl-{:016x}{:016x}", random(), random()),
+        created: std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |age| age.as_secs()),
+        model: loaded.name.clone(),
+        fingerprint: loaded.fingerprint.clone(),
+        include_usage: view.include_usage,
+    };
+    if view.stream {
+        let mut events = events;
+        // The status is still open until the engine has begun: what fails before is an HTTP error.
+        let first = events.next().await.ok_or_else(Problem::engine_gone)?;
+        if let (_, Event::Failed { why }) = first {
+            return Err(Problem::engine(&why));
+        }
+        let all = futures_util::stream::once(std::future::ready(first)).chain(events);
+        return Ok(sse(stream(loaded, head, all, count)));
+    }
+    whole(&loaded, &head, events, count).await
+}
+
+fn check(view: &View) -> Result<(), Problem> {
+    let invalid = |param: &str, message: String| Err(Problem::bad_request(&BadRequest::new("invalid_value", param.to_owned(), message)));
+    if view.n > MOST_CHOICES {
+        return invalid("n", format!("Invalid 'n': {} is more than the {MOST_CHOICES} choices this server gives.", view.n));
+    }
+    if let Some((at, kind)) = view.messages.iter().enumerate().find_map(|(at, message)| Some((at, message.media.first()?))) {
+        return invalid(&format!("messages[{at}].content"), format!("This model reads text only; '{kind}' is not supported."));
+    }
+    Ok(())
+}
+
+/// Renders and tokenises the prompt, and hands one job per choice to the engine.
+async fn submit(loaded: &Arc<Loaded>, view: &View) -> Result<(Events, usize), Problem> {
+    let (there, asked) = (Arc::clone(loaded), view.clone());
+    let prompt = tokio::task::spawn_blocking(move || there.prompt_tokens(&asked))
+        .await
+        .map_err(|error| Problem::engine(&format!("rendering the prompt failed: {error}")))??;
+    let mut events = Events::new();
+    let count = view.n.max(1);
+    let seed = random();
+    for choice in 0..count {
+        let (sender, mut receiver) = mpsc::channel(AHEAD);
+        let job = Job {
+            prompt: prompt.clone(),
+            max_tokens: view.max_tokens,
+            stop: view.stop.clone(),
+            sampling: Sampling::of(view, seed, choice),
+            events: sender,
+        };
+        loaded.engine.submit(job).map_err(|refused| refusal(&refused))?;
+        let index = choice as usize;
+        events.push(Box::pin(poll_fn(move |cx| receiver.poll_recv(cx)).map(move |event| (index, event))));
+    }
+    Ok((events, count as usize))
+}
+
+fn refusal(refused: &Refused) -> Problem {
+    let message = refused.to_string();
+    match refused {
+        Refused::TooLong { .. } => Problem {
+            status: StatusCode::BAD_REQUEST,
+            kind: "invalid_request_error",
+            param: Some("messages".into()),
+            code: "context_length_exceeded",
+            message,
+            retry_after: None,
+        },
+        Refused::Empty => Problem {
+            status: StatusCode::BAD_REQUEST,
+            kind: "invalid_request_error",
+            param: Some("messages".into()),
+            code: "invalid_value",
+            message,
+            retry_after: None,
+        },
+        Refused::QueueFull { .. } => Problem {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            kind: "server_error",
+            param: None,
+            code: "engine_overloaded",
+            message,
+            retry_after: Some(Duration::from_secs(1)),
+        },
+        Refused::Gone => Problem::engine_gone(),
+    }
+}
+
+fn finish(how: Ended) -> &'static str {
+    match how {
+        Ended::Stop => "stop",
+        Ended::Length => "length",
+    }
+}
+
+/// The SSE data lines of a streamed answer; an error event and no `[DONE]` where the engine fails.
+fn stream(
+    loaded: Arc<Loaded>,
+    head: Head,
+    events: impl Stream<Item = (usize, Event)> + Send + 'static,
+    count: usize,
+) -> impl Stream<Item = String> + Send {
+    async_stream::stream! {
+        let mut events = pin!(events);
+        let mut usage = Usage::default();
+        let mut ended = 0;
+        while let Some((index, event)) = events.next().await {
+            match event {
+                Event::Started { prompt_tokens, cached_tokens } => {
+                    started(&mut usage, prompt_tokens, cached_tokens);
+                    yield head.chunk(index, &json!({ "role": "assistant", "content": "", "refusal": null }), &Value::Null, None);
+                }
+                Event::Text { text, tokens } => {
+                    yield head.chunk(index, &json!({ "content": text }), &logprobs(loaded.engine.model(), &tokens), None);
+                }
+                Event::Ended { how, completion_tokens } => {
+                    ended += 1;
+                    usage.completion += u64::from(completion_tokens);
+                    yield head.chunk(index, &json!({}), &Value::Null, Some(finish(how)));
+                }
+                Event::Failed { why } => {
+                    yield Problem::engine(&why).body();
+                    return;
+                }
+            }
+        }
+        if ended < count {
+            yield Problem::engine_gone().body();
+            return;
+        }
+        if head.include_usage {
+            yield head.usage_chunk(usage);
+        }
+        yield "[DONE]".to_owned();
+    }
+}
+
+fn started(usage: &mut Usage, prompt: u32, cached: u32) {
+    // Choices share one prompt: it is counted once, as cached as its first reading was.
+    let first = usage.prompt == 0;
+    usage.prompt = u64::from(prompt);
+    usage.cached = if first { u64::from(cached) } else { usage.cached.min(u64::from(cached)) };
+}
+
+#[derive(Clone, Default)]
+struct Answer {
+    text: String,
+    tokens: Vec<TokenChoice>,
+    finish: Option<&'static str>,
+}
+
+/// Folds all events into one answer.
+async fn whole(loaded: &Loaded, head: &Head, mut events: Events, count: usize) -> Result<Response<Body>, Problem> {
+    let mut answers = vec![Answer::default(); count];
+    let mut usage = Usage::default();
+    while let Some((index, event)) = events.next().await {
+        let Some(answer) = answers.get_mut(index) else { continue };
+        match event {
+            Event::Started { prompt_tokens, cached_tokens } => started(&mut usage, prompt_tokens, cached_tokens),
+            Event::Text { text, mut tokens } => {
+                answer.text.push_str(&text);
+                answer.tokens.append(&mut tokens);
+            }
+            Event::Ended { how, completion_tokens } => {
+                usage.completion += u64::from(completion_tokens);
+                answer.finish = Some(finish(how));
+            }
+            Event::Failed { why } => return Err(Problem::engine(&why)),
+        }
+    }
+    if answers.iter().any(|answer| answer.finish.is_none()) {
+        return Err(Problem::engine_gone());
+    }
+    let choices: Vec<Value> = answers
+        .iter()
+        .enumerate()
+        .map(|(index, answer)| {
+            json!({
+                "index": index,
+                "message": { "role": "assistant", "content": answer.text, "refusal": null },
+                "logprobs": logprobs(loaded.engine.model(), &answer.tokens),
+                "finish_reason": answer.finish,
+            })
+        })
+        .collect();
+    Ok(json_response(StatusCode::OK, head.whole(&Value::Array(choices), usage)))
+}

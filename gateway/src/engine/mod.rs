@@ -1,0 +1,251 @@
+//! The worker's HTTP face: one model behind the OpenAI wire, on a Unix socket for its supervisor or on TCP for other machines.
+
+mod chat;
+mod metrics;
+mod respond;
+mod wire;
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::json;
+use spectra_backends::chat::View;
+use spectra_backends::llama::{Engine, LoadError, Prompt, PromptError, Settings};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+
+use self::respond::{Body, Problem};
+
+/// Largest request body, in bytes.
+const MOST_BODY: usize = 64 << 20;
+/// A token is rarely shorter than this many bytes on average over a prompt; more text than that cannot fit the context,
+/// and tokenising it would take long.
+const MOST_BYTES_PER_TOKEN: usize = 64;
+
+/// Where to listen.
+#[derive(Clone, Debug)]
+pub enum Address {
+    Socket(PathBuf),
+    Tcp(String),
+}
+
+/// How a worker ended.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    #[error("cannot listen on {address}: {why}")]
+    Listen { address: String, why: std::io::Error },
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error("the decode thread ended; see the log above")]
+    Died,
+}
+
+impl WorkerError {
+    /// Exit code after `sysexits.h`; never 0.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Listen { .. } => 73,
+            Self::Load(error) => error.exit_code(),
+            Self::Died => 70,
+        }
+    }
+}
+
+/// A model that is up.
+struct Loaded {
+    engine: Engine,
+    prompt: Result<Prompt, PromptError>,
+    /// The name answers carry.
+    name: String,
+    fingerprint: String,
+}
+
+impl Loaded {
+    fn new(settings: &Settings, name: Option<String>) -> Result<Self, LoadError> {
+        let engine = Engine::start(settings)?;
+        let prompt = Prompt::of(engine.model());
+        if let Err(error) = &prompt {
+            tracing::warn!(%error, "chat is not possible");
+        }
+        let name = name.unwrap_or_else(|| engine.model().name().to_owned());
+        let fingerprint = format!("spectra-{}", env!("CARGO_PKG_VERSION"));
+        Ok(Self { engine, prompt, name, fingerprint })
+    }
+
+    /// The tokens of a chat.
+    fn prompt_tokens(&self, view: &View) -> Result<Vec<i32>, Problem> {
+        let prompt =
+            self.prompt.as_ref().map_err(|error| Problem::new(StatusCode::NOT_IMPLEMENTED, "no_chat_template", error.to_string()))?;
+        let text = prompt.render(view).map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "invalid_messages", error.to_string()))?;
+        let context = self.engine.limits().context_tokens;
+        if text.len() > context as usize * MOST_BYTES_PER_TOKEN {
+            let message =
+                format!("This model's maximum context length is {context} tokens. However, your messages are {} bytes long.", text.len());
+            return Err(Problem {
+                param: Some("messages".into()),
+                ..Problem::new(StatusCode::BAD_REQUEST, "context_length_exceeded", message)
+            });
+        }
+        Ok(self.engine.model().tokenize(&text))
+    }
+}
+
+/// Loads the model and serves it until `stop` resolves. Requests that come while it loads get a 503.
+///
+/// # Errors
+/// If the address is taken, the model cannot be loaded, or decoding ends.
+pub async fn serve(address: Address, settings: Settings, name: Option<String>, stop: impl Future<Output = ()>) -> Result<(), WorkerError> {
+    let slot: Arc<OnceLock<Arc<Loaded>>> = Arc::default();
+    let accepting = accept(address, Arc::clone(&slot)).await?;
+    let loading = tokio::task::spawn_blocking(move || Loaded::new(&settings, name));
+    let run = async {
+        let loaded = loading.await.map_err(|error| LoadError::Engine(format!("loading failed: {error}")))??;
+        let loaded = Arc::new(loaded);
+        // Set once, here.
+        let _ = slot.set(Arc::clone(&loaded));
+        loaded.engine.ended().await;
+        Err(WorkerError::Died)
+    };
+    tokio::select! {
+        result = run => result,
+        () = accepting => Err(WorkerError::Died),
+        () = stop => Ok(()),
+    }
+}
+
+type Accepting = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+async fn accept(address: Address, slot: Arc<OnceLock<Arc<Loaded>>>) -> Result<Accepting, WorkerError> {
+    match address {
+        Address::Socket(path) => {
+            let listener = listen_unix(&path).map_err(|why| WorkerError::Listen { address: path.display().to_string(), why })?;
+            Ok(Box::pin(async move {
+                loop {
+                    match listener.accept().await {
+                        Ok((stream, _)) => connection(stream, Arc::clone(&slot)),
+                        Err(error) => accept_failed(&error).await,
+                    }
+                }
+            }))
+        }
+        Address::Tcp(address) => {
+            let listener = TcpListener::bind(&address).await.map_err(|why| WorkerError::Listen { address: address.clone(), why })?;
+            if let Ok(address) = listener.local_addr() {
+                tracing::info!(%address, "engine listening");
+            }
+            Ok(Box::pin(async move {
+                loop {
+                    match listener.accept().await {
+                        Ok((stream, _)) => {
+                            // Tokens are small: waiting to fill a packet would delay each of them.
+                            let _ = stream.set_nodelay(true);
+                            connection(stream, Arc::clone(&slot));
+                        }
+                        Err(error) => accept_failed(&error).await,
+                    }
+                }
+            }))
+        }
+    }
+}
+
+fn listen_unix(path: &Path) -> std::io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    UnixListener::bind(path)
+}
+
+/// Out of file descriptors, mostly: others end soon.
+async fn accept_failed(error: &std::io::Error) {
+    tracing::warn!(%error, "accept failed");
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+}
+
+#[expect(clippy::disallowed_methods, reason = "a connection ends by itself: its peer leaves, or the process does")]
+fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, slot: Arc<OnceLock<Arc<Loaded>>>) {
+    let service = service_fn(move |request| {
+        let loaded = slot.get().cloned();
+        async move { Ok::<_, std::convert::Infallible>(handle(loaded, request).await.unwrap_or_else(|problem| problem.response())) }
+    });
+    tokio::spawn(async move {
+        let mut http = hyper::server::conn::http1::Builder::new();
+        let served = http.timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service).await;
+        if let Err(error) = served {
+            tracing::debug!(%error, "connection ended");
+        }
+    });
+}
+
+async fn handle(loaded: Option<Arc<Loaded>>, request: Request<Incoming>) -> Result<Response<Body>, Problem> {
+    let path = request.uri().path().to_owned();
+    let known = ["/health", "/v1/health", "/stats", "/metrics", "/v1/models", "/v1/chat/completions"];
+    let Some(loaded) = loaded else {
+        if known.contains(&path.as_str()) {
+            return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "model_loading", "The model is still being loaded."));
+        }
+        return Err(Problem::new(StatusCode::NOT_FOUND, "not_found", format!("There is nothing at {path}.")));
+    };
+    match (request.method(), path.as_str()) {
+        (&Method::GET, "/health" | "/v1/health") => Ok(respond::json(StatusCode::OK, health(&loaded))),
+        (&Method::GET, "/stats") => Ok(respond::json(StatusCode::OK, json!(loaded.engine.stats()).to_string())),
+        (&Method::GET, "/metrics") => Ok(respond::text("text/plain; version=0.0.4", metrics::text(&loaded.engine.stats()))),
+        (&Method::GET, "/v1/models") => Ok(respond::json(StatusCode::OK, models(&loaded))),
+        (&Method::POST, "/v1/chat/completions") => {
+            let body = body(request).await?;
+            chat::answer(loaded, body).await
+        }
+        (method, path) if known.contains(&path) => {
+            Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", format!("{method} is not possible at {path}.")))
+        }
+        (_, path) => Err(Problem::new(StatusCode::NOT_FOUND, "not_found", format!("There is nothing at {path}."))),
+    }
+}
+
+async fn body(request: Request<Incoming>) -> Result<Bytes, Problem> {
+    match Limited::new(request.into_body(), MOST_BODY).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+            Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", format!("The body is larger than {MOST_BODY} bytes.")))
+        }
+        Err(error) => Err(Problem::new(StatusCode::BAD_REQUEST, "invalid_body", format!("The body could not be read: {error}."))),
+    }
+}
+
+fn health(loaded: &Loaded) -> String {
+    let limits = loaded.engine.limits();
+    json!({
+        "status": "ok",
+        "model": loaded.name,
+        "context_tokens": limits.context_tokens,
+        "slots": limits.slots,
+        "chat": loaded.prompt.is_ok(),
+        "stats": loaded.engine.stats(),
+    })
+    .to_string()
+}
+
+fn models(loaded: &Loaded) -> String {
+    let meta = json!({
+        "n_ctx": loaded.engine.limits().context_tokens,
+        "n_ctx_train": loaded.engine.model().trained_context(),
+        "n_vocab": loaded.engine.model().vocabulary(),
+        "size": loaded.engine.model().bytes(),
+    });
+    json!({ "object": "list", "data": [{ "id": loaded.name, "object": "model", "created": 0, "owned_by": "llamacpp", "meta": meta }] })
+        .to_string()
+}
+
+/// A number nobody can guess: the standard library's hasher keys are random.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
