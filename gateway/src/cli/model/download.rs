@@ -166,6 +166,10 @@ impl Transport {
             return Err(Final(anyhow!("{} has {total} bytes there, expected {bytes}; the file has changed", wanted.source)));
         }
         need_room(total.unwrap_or_default().saturating_sub(start))?;
+        if start == 0 {
+            // Before the notes: they must never describe bytes of another file, whenever this process dies.
+            drop(fs::remove_file(&wanted.part));
+        }
         let validator = strong_etag(headers);
         let notes = Notes { source: wanted.source.clone(), validator, total, sha256: announced.clone() };
         fs::write(&wanted.notes, serde_json::to_vec(&notes)?)?;

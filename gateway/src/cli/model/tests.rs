@@ -143,6 +143,23 @@ async fn a_later_run_goes_on_too() {
 }
 
 #[tokio::test]
+async fn another_source_does_not_go_on_with_what_is_left() {
+    let (old, new) = (model(1), model(2));
+    let file = new.clone();
+    // The second source has even the same ETag.
+    let server = Server::start(move |n, seen| match n {
+        0 => Answer::file(&old, "\"v1\"", seen).cut(400_000),
+        1..=3 => Answer::file(&old, "\"v1\"", seen).cut(0),
+        _ => Answer::file(&file, "\"v1\"", seen),
+    })
+    .await;
+    let bench = Bench::new(&server.address);
+    bench.pull(&hub_source()).await.unwrap_err();
+    assert_eq!(bench.pull("hf://owner/other/m.gguf").await.unwrap(), new);
+    assert_eq!(server.seen().last().unwrap().header("range"), None);
+}
+
+#[tokio::test]
 async fn a_dropped_pull_leaves_what_has_arrived() {
     let body = model(0);
     let file = body.clone();
