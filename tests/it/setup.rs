@@ -41,7 +41,7 @@ fn setup_check_names_what_is_missing() {
     for (missing, expected) in [
         (&["cmake"][..], "MISSING  cmake     get it with: "),
         (&["c++", "g++", "clang++"], "MISSING  compiler  get it with: "),
-        (&["make", "ninja"], "MISSING  make      get it with: "),
+        (&["make"], "MISSING  make      get it with: "),
         (&["python3"], "MISSING  pip       get it with: "),
         (&["cargo"], "no Rust: install it with rustup"),
     ] {
