@@ -32,6 +32,7 @@ pub struct RecordData {
     pub score: Option<f32>,
     /// Why this route: the stable name of the strongest reason.
     pub reason: Arc<str>,
+    pub decision: Decision,
     pub verified: Verified,
     /// In the order they were begun.
     pub attempts: Vec<AttemptData>,
@@ -81,6 +82,15 @@ pub enum Verified {
     /// Not looked at: switched off, or nothing was delivered.
     #[default]
     Skipped,
+}
+
+/// What the router knew when it chose: for the feed, the ledger and the calibration.
+#[derive(Clone, Debug, Default)]
+pub struct Decision {
+    /// Calibrated chance, 0 to 1, that the first rung of the chosen route gives a usable answer at the first try.
+    pub predicted: Option<f32>,
+    /// What moved the score, the strongest first: the feature's name and what it added to the difficulty.
+    pub reasons: Vec<(Arc<str>, f32)>,
 }
 
 /// One question to one backend.

@@ -1,0 +1,143 @@
+//! Levels rather than counts: set by whoever knows them, mostly just before a scrape.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::Metrics;
+
+/// A backend's circuit breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BreakerState {
+    Closed,
+    /// One request is let through to see.
+    Probing,
+    Open,
+}
+
+/// What a local worker says of itself. Counters count since the gateway started, across restarts of the worker.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct EngineSample {
+    pub up: bool,
+    pub slots: u64,
+    pub slots_busy: u64,
+    pub queue: u64,
+    /// 0 to 1.
+    pub kv_used: f64,
+    pub prompt_tokens: u64,
+    pub generated_tokens: u64,
+    pub restarts: u64,
+}
+
+/// What the ledger says of itself. Counters count since start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LedgerSample {
+    pub rows: u64,
+    pub dropped: u64,
+    pub errors: u64,
+    pub queue: u64,
+    pub bytes: u64,
+}
+
+impl BreakerState {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Probing => "probing",
+            Self::Open => "open",
+        }
+    }
+}
+
+impl Metrics {
+    /// Requests being answered now.
+    pub fn set_in_flight(&self, requests: usize) {
+        self.families.requests.in_flight.with_label_values::<&str>(&[]).set(level(requests as u64));
+    }
+
+    pub fn set_breaker(&self, model: &str, state: BreakerState) {
+        self.families.state.breaker.with_label_values(&[model]).set(match state {
+            BreakerState::Closed => 0,
+            BreakerState::Probing => 1,
+            BreakerState::Open => 2,
+        });
+    }
+
+    pub fn set_engine(&self, model: &str, sample: &EngineSample) {
+        let (engine, model) = (&self.families.engine, &[model]);
+        engine.up.with_label_values(model).set(i64::from(sample.up));
+        engine.slots.with_label_values(model).set(level(sample.slots));
+        engine.slots_busy.with_label_values(model).set(level(sample.slots_busy));
+        engine.queue.with_label_values(model).set(level(sample.queue));
+        engine.kv_used.with_label_values(model).set(sample.kv_used);
+        rise(&engine.prompt_tokens.with_label_values(model), sample.prompt_tokens);
+        rise(&engine.generated_tokens.with_label_values(model), sample.generated_tokens);
+        rise(&engine.restarts.with_label_values(model), sample.restarts);
+    }
+
+    pub fn set_ledger(&self, sample: LedgerSample) {
+        let state = &self.families.state;
+        rise(&state.ledger_rows.with_label_values::<&str>(&[]), sample.rows);
+        rise(&state.ledger_dropped.with_label_values::<&str>(&[]), sample.dropped);
+        rise(&state.ledger_errors.with_label_values::<&str>(&[]), sample.errors);
+        state.ledger_queue.with_label_values::<&str>(&[]).set(level(sample.queue));
+        state.ledger_bytes.with_label_values::<&str>(&[]).set(level(sample.bytes));
+    }
+
+    /// `hash`: the first hex digits of the config text's SHA-256. To be called at start and after each reload.
+    pub fn config_applied(&self, hash: &str) {
+        let state = &self.families.state;
+        let mut last = self.config_hash.lock();
+        if !last.is_empty() && *last != hash {
+            state.config.with_label_values(&[last.as_str()]).set(0);
+        }
+        if !last.is_empty() {
+            state.reloads.with_label_values(&["applied"]).inc();
+        }
+        state.config.with_label_values(&[hash]).set(1);
+        hash.clone_into(&mut last);
+        state.reload_good.with_label_values::<&str>(&[]).set(1);
+        state.reload_at.with_label_values::<&str>(&[]).set(since_1970(SystemTime::now()));
+    }
+
+    /// A reload was refused; the last good config goes on.
+    pub fn config_rejected(&self) {
+        self.families.state.reloads.with_label_values(&["rejected"]).inc();
+        self.families.state.reload_good.with_label_values::<&str>(&[]).set(0);
+    }
+
+    /// What only the clock and the kernel know.
+    pub(super) fn refresh_process(&self) {
+        let state = &self.families.state;
+        state.process_start.with_label_values::<&str>(&[]).set(since_1970(self.started));
+        if let Some(bytes) = resident_bytes() {
+            state.process_memory.with_label_values::<&str>(&[]).set(level(bytes));
+        }
+        if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
+            state.process_files.with_label_values::<&str>(&[]).set(level(open.count() as u64));
+        }
+        let hours = self.started.elapsed().unwrap_or_default().as_secs_f64() / 3600.0;
+        let machine = self.families.money.machine.with_label_values::<&str>(&[]);
+        // A reload may lower the rate; a counter must not fall.
+        machine.inc_by((hours * **self.usd_per_hour.load() - machine.get()).max(0.0));
+    }
+}
+
+fn level(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// Brings a counter up to a total that somebody else keeps.
+fn rise(counter: &prometheus::IntCounter, total: u64) {
+    counter.inc_by(total.saturating_sub(counter.get()));
+}
+
+fn since_1970(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+/// Linux's own account of the process, in kibibytes times 1024; `None` elsewhere.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
