@@ -120,6 +120,15 @@ impl Fleet {
         member.backend.clone().oneshot(ask).await
     }
 
+    /// Which backend of a rung to ask.
+    #[must_use]
+    pub fn pick(&self, rung: &[(Arc<str>, u32)]) -> Arc<str> {
+        rung.first().map_or_else(|| "".into(), |(name, _)| name.clone())
+    }
+
+    /// The verifier's word on a backend's answer.
+    pub fn report(&self, _name: &str, _usable: bool) {}
+
     #[must_use]
     pub fn facts(&self, name: &str) -> Option<&Facts> {
         self.0.get(name).map(|member| &*member.facts)

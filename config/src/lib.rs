@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 pub use backend::{Backend, BackendKind, Breaker, Continues, Deadlines, KvType, Llama, Openai, Price, Script, ScriptAnswer, Workers};
 pub use error::ConfigError;
-pub use route::{Checks, Hold, Policy, Route, Router, Rung, Verify};
+pub use route::{Checks, Exhausted, Hold, Policy, Route, Router, Rung, Verify};
 pub use secret::{Environment, Secret, Text};
 pub use server::{Accounting, Admin, Key, Limits, Server, Tracing};
 

@@ -38,6 +38,9 @@ pub struct Route {
     /// Ask the next rung too when this one's first chunk is later than its own 95th percentile; the loser is cancelled.
     #[serde(default)]
     pub hedge: bool,
+    /// What a caller gets when no attempt was usable.
+    #[serde(default)]
+    pub exhausted: Exhausted,
     /// This route's own checks; unset: `[verify]`.
     pub verify: Option<Verify>,
     /// True after loading where none of its own backends was left.
@@ -59,6 +62,19 @@ fn hold_bytes() -> usize {
 }
 fn continuations() -> u32 {
     3
+}
+
+/// What a caller gets when every attempt was made and none was usable.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Exhausted {
+    /// An error where the caller's contract (JSON, schema, tools) is broken or nothing was said; else the last answer, flagged.
+    #[default]
+    Auto,
+    /// Always an error.
+    Error,
+    /// The last answer, flagged `x-spectra-verified: failed`.
+    Deliver,
 }
 
 /// One step of a ladder: a backend, or several among which the least loaded is taken, by weight.

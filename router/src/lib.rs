@@ -1,5 +1,309 @@
-//! Which model takes a request, and whether its answer is good enough.
+//! Which model takes a request, and whether its answer is good enough. Read `Router::answer` first.
+//!
+//! Everything here is a pure function of values, but for `Fleet::call` in `climb`.
 
+mod affinity;
+mod asking;
+mod climb;
+mod compose;
+pub mod constraints;
+mod decide;
+mod draft;
+mod error;
+mod flow;
+mod plan;
 pub mod repair;
 pub mod score;
+mod trail;
 pub mod verify;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant as Clock};
+
+use serde::Serialize;
+use spectra_backends::{ChatRequest, ChunkStream, Fleet};
+use spectra_config as config;
+
+pub use error::RouteError;
+pub use plan::{Held, Plan};
+pub use trail::{Account, Attempt, Ended, Trail, Verified, Why};
+
+use affinity::Affinity;
+use climb::Climb;
+use plan::Route;
+use score::{Outcome, Policy, Rule, Score, Scorer, Situation, Weights};
+use verify::{Flaw, SchemaCache, Verdict};
+
+/// Chooses, asks, judges. One per process; shared by all requests.
+#[derive(Debug)]
+pub struct Router {
+    fleet: Fleet,
+    scorer: Scorer,
+    policy: Policy,
+    routes: BTreeMap<Arc<str>, Route>,
+    local: Arc<str>,
+    strong: Arc<str>,
+    aliases: HashMap<String, String>,
+    schemas: SchemaCache,
+    affinity: Affinity,
+    learns: bool,
+}
+
+/// What a caller asked of the router beside the request itself (`x-spectra-*` headers).
+#[derive(Clone, Debug, Default)]
+pub struct Asked {
+    pub route: Option<String>,
+    /// `off`, `on`, or a list of checks.
+    pub verify: Option<String>,
+    pub session: Option<String>,
+    /// Shortens the route's own deadline; cannot lengthen it.
+    pub deadline: Option<Duration>,
+    pub request_id: Arc<str>,
+    /// W3C trace context of the request's span, sent upstream.
+    pub traceparent: Option<Arc<str>>,
+}
+
+/// An answer on its way to the client: it can be continued or broken off, not replaced.
+pub struct Answer {
+    pub head: Head,
+    /// Unary: one whole chunk. Stream: legal chunks under one id; an `Err` breaks it off.
+    pub chunks: ChunkStream,
+}
+
+/// What is known of an answer when it is committed.
+#[derive(Clone, Debug)]
+pub struct Head {
+    pub route: Arc<str>,
+    /// Name of the backend that answers.
+    pub model: Arc<str>,
+    pub attempts: usize,
+    /// `Skipped` for a stream that still flows: its verdict comes at the end, in the trail.
+    pub verified: Verified,
+    pub cost_usd: f64,
+    /// Upstream headers that may travel on.
+    pub headers: http::HeaderMap,
+}
+
+/// What would be done with a request, and why. No model was asked.
+#[derive(Clone, Debug, Serialize)]
+pub struct Explanation {
+    pub route: Arc<str>,
+    pub why: &'static str,
+    pub difficulty: Option<f32>,
+    pub p_local: Option<f32>,
+    pub p_hosted: Option<f32>,
+    pub reasons: Vec<Reasoned>,
+    pub ladder: Vec<Vec<Arc<str>>>,
+    pub excluded: Vec<(Arc<str>, &'static str)>,
+    pub hold: Held,
+    pub attempts: usize,
+    pub deadline_ms: u64,
+}
+
+/// One feature that moved the score.
+#[derive(Clone, Debug, Serialize)]
+pub struct Reasoned {
+    pub feature: &'static str,
+    pub weight: f32,
+    pub text: String,
+}
+
+/// A config that the router cannot be built from, for the world's reasons.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct BuildError(String);
+
+/// A route taken, and why.
+struct Chosen<'a> {
+    route: std::borrow::Cow<'a, Route>,
+    why: &'static str,
+    score: Option<Score>,
+    propensity: f32,
+}
+
+impl Router {
+    /// # Errors
+    /// If the weights file that the config names cannot be read.
+    pub fn new(config: &config::Config, fleet: Fleet) -> Result<Self, BuildError> {
+        let weights = match &config.router.weights {
+            None => Weights::builtin(),
+            Some(path) => Weights::load(std::path::Path::new(path)).map_err(|error| BuildError(format!("cannot use the weights in {path}: {error}")))?,
+        };
+        let settings = score::Settings { freeze: !config.router.learn, ..score::Settings::default() };
+        #[expect(clippy::cast_possible_truncation, reason = "shares within 0 to 1")]
+        let (rule, explore) = (rule(config.router.policy), config.router.explore as f32);
+        Ok(Self {
+            fleet,
+            scorer: Scorer::new(weights, settings),
+            policy: Policy::new(rule, explore),
+            routes: config.routes.iter().map(|(name, route)| (Arc::from(name.as_str()), Route::new(name, route, &config.verify))).collect(),
+            local: config.router.local.get_ref().as_str().into(),
+            strong: config.router.strong.get_ref().as_str().into(),
+            aliases: config.aliases.iter().map(|(alias, target)| (alias.clone(), target.get_ref().clone())).collect(),
+            schemas: SchemaCache::new(256),
+            affinity: Affinity::new(Duration::from_millis(config.router.affinity_ms)),
+            learns: config.router.learn,
+        })
+    }
+
+    /// Answers one request: score, plan, then ask, judge and decide until an answer is usable or a bound is reached.
+    ///
+    /// # Errors
+    /// A request that nobody can or may answer, or no usable answer within the plan's bounds.
+    pub async fn answer(self: &Arc<Self>, trail: &Trail, request: ChatRequest, asked: Asked) -> Result<Answer, RouteError> {
+        let clock = Clock::now();
+        let plan = self.plan(trail, &request, &asked);
+        trail.write(|account| account.plan_time = clock.elapsed());
+        Climb::new(self.clone(), plan?, trail.clone(), request, asked).run().await
+    }
+
+    /// What `answer` would do.
+    ///
+    /// # Errors
+    /// As `answer`, before any model is asked.
+    pub fn explain(&self, request: &ChatRequest, asked: &Asked) -> Result<Explanation, RouteError> {
+        let trail = Trail::default();
+        let plan = self.plan(&trail, request, asked)?;
+        let account = trail.account();
+        let score = account.score.as_ref();
+        let reasons = score.map(|score| score.reasons.iter().map(|reason| Reasoned { feature: reason.feature, weight: reason.weight, text: reason.text.to_string() }).collect());
+        Ok(Explanation {
+            route: plan.route.clone(),
+            why: account.why,
+            difficulty: score.map(|score| score.difficulty),
+            p_local: score.map(|score| score.p_local),
+            p_hosted: score.map(|score| score.p_hosted),
+            reasons: reasons.unwrap_or_default(),
+            ladder: plan.ladder.iter().map(|rung| rung.iter().map(|(name, _)| name.clone()).collect()).collect(),
+            excluded: plan.excluded.clone(),
+            hold: plan.hold,
+            attempts: plan.attempts,
+            deadline_ms: u64::try_from(plan.deadline.saturating_duration_since(tokio::time::Instant::now()).as_millis()).unwrap_or(u64::MAX),
+        })
+    }
+
+    /// Teaches the scorer what became of a request's attempts. Call once, when the request has ended.
+    pub fn learn(&self, trail: &Trail, ended: Ended) {
+        if !self.learns || ended == Ended::Cancelled {
+            return;
+        }
+        let account = trail.account();
+        let Some(score) = &account.score else { return };
+        for attempt in &account.attempts {
+            // Only what the first look at the plain request shows is an outcome of it; a fault of the exchange says nothing.
+            let usable = match &attempt.verdict {
+                Some(Verdict::Pass | Verdict::Mended(_)) => true,
+                Some(Verdict::Flawed(Flaw::Backend(_))) | None => continue,
+                Some(Verdict::Flawed(_)) => false,
+            };
+            if matches!(attempt.why, Why::First | Why::Escalate) {
+                let propensity = if attempt.rung == 0 { account.propensity } else { 1.0 };
+                self.scorer.learn(score, Outcome { local: attempt.local, usable, propensity });
+            }
+        }
+    }
+
+    /// A caller's later word on an answer (`/v1/feedback`), for the attempt that was delivered.
+    pub fn learn_feedback(&self, account: &Account, usable: bool) {
+        let delivered = account.delivered.and_then(|index| account.attempts.get(index));
+        if let (true, Some(score), Some(attempt)) = (self.learns, &account.score, delivered) {
+            self.scorer.learn(score, Outcome { local: attempt.local, usable, propensity: account.propensity });
+        }
+    }
+
+    /// The scorer, whose learned state can be exported and imported.
+    #[must_use]
+    pub fn scorer(&self) -> &Scorer {
+        &self.scorer
+    }
+
+    #[must_use]
+    pub fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
+    /// Names a caller may use as `model`: `auto`, routes, backends, aliases.
+    #[must_use]
+    pub fn models(&self) -> Vec<String> {
+        let mut names: Vec<String> = std::iter::once("auto".to_owned())
+            .chain(self.routes.keys().map(ToString::to_string))
+            .chain(self.fleet.names().map(str::to_owned))
+            .chain(self.aliases.keys().cloned())
+            .collect();
+        let mut seen = std::collections::HashSet::new();
+        names.retain(|name| seen.insert(name.clone()));
+        names
+    }
+
+    fn plan(&self, trail: &Trail, request: &ChatRequest, asked: &Asked) -> Result<Plan, RouteError> {
+        let chosen = self.choose(request, asked)?;
+        let checks = self.schemas.checks(request, &chosen.route.settings, asked.verify.as_deref())?;
+        let plan = chosen.route.plan(&self.fleet, request, checks, asked.deadline);
+        trail.write(|account| {
+            account.route = Some(plan.route.clone());
+            account.why = chosen.why;
+            account.score = chosen.score;
+            account.propensity = chosen.propensity;
+        });
+        if plan.ladder.is_empty() {
+            let why: Vec<String> = plan.excluded.iter().map(|(name, why)| format!("{name} excluded by {why}")).collect();
+            let context_length = plan.excluded.iter().any(|(_, why)| *why == "context_length");
+            return Err(RouteError::NoRouteFits { route: plan.route.to_string(), why: why.join(", "), context_length });
+        }
+        Ok(plan)
+    }
+
+    fn choose<'a>(&'a self, request: &ChatRequest, asked: &Asked) -> Result<Chosen<'a>, RouteError> {
+        let named = asked.route.as_deref().unwrap_or(&request.view().model);
+        let named = self.aliases.get(named).map_or(named, String::as_str);
+        let pinned = |route| Chosen { route, why: "pinned", score: None, propensity: 1.0 };
+        if let Some(route) = self.routes.get(named) {
+            return Ok(pinned(std::borrow::Cow::Borrowed(route)));
+        }
+        if self.fleet.facts(named).is_some() {
+            return Ok(pinned(std::borrow::Cow::Owned(self.route(&self.strong)?.pinned(named))));
+        }
+        if named != "auto" {
+            return Err(RouteError::UnknownModel { model: named.to_owned() });
+        }
+        self.by_score(request, asked)
+    }
+
+    fn by_score<'a>(&'a self, request: &ChatRequest, asked: &Asked) -> Result<Chosen<'a>, RouteError> {
+        let (local, strong) = (self.route(&self.local)?, self.route(&self.strong)?);
+        let score = self.scorer.score(request);
+        let sticks = self.affinity.sticks(request, asked.session.as_deref());
+        // The local route's own first rung must be able to take it; its spare rungs are the strong route's business.
+        let able = |route: &Route| {
+            route.rungs.first().is_some_and(|rung| rung.iter().any(|(name, _)| self.fleet.facts(name).is_some_and(|facts| constraints::unfit(request, facts).is_none())))
+        };
+        let situation = Situation { hosted: strong.has(&self.fleet, false), local: able(local), ..Situation::default() };
+        let choice = self.policy.choose(&score, &situation);
+        let (route, why) = match choice.route {
+            _ if sticks && situation.hosted => (strong, "affinity"),
+            score::Route::Local => (local, choice.why.as_str()),
+            score::Route::Strong => (strong, choice.why.as_str()),
+        };
+        Ok(Chosen { route: std::borrow::Cow::Borrowed(route), why, score: Some(score), propensity: choice.propensity })
+    }
+
+    fn route(&self, name: &str) -> Result<&Route, RouteError> {
+        self.routes.get(name).ok_or_else(|| RouteError::UnknownModel { model: name.to_owned() })
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "shares within 0 to 1")]
+fn rule(policy: config::Policy) -> Rule {
+    match policy {
+        config::Policy::Threshold(difficulty) => Rule::Difficulty(difficulty as f32),
+        config::Policy::Target { usable } => Rule::Usable(usable as f32),
+        config::Policy::Budget { hosted_share } => Rule::HostedShare(hosted_share as f32),
+    }
+}
+
+impl std::fmt::Debug for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Answer").field("head", &self.head).finish_non_exhaustive()
+    }
+}

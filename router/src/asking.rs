@@ -1,0 +1,137 @@
+//! The next question to a model: the caller's request with what has to change. Never the identical request twice.
+
+use serde_json::json;
+use spectra_backends::chat::{BadRequest, Format};
+use spectra_backends::{ChatRequest, Continuation, Edit};
+
+use crate::verify::{Flaw, Hint, feedback};
+
+/// What was wrong with the answer before, and how much of it there is.
+#[derive(Clone, Debug)]
+pub(crate) struct Before {
+    pub flaw: Flaw,
+    pub text: String,
+}
+
+/// Token limit of a second try, if the caller set none.
+const ROOM: u32 = 4096;
+/// A re-ask quotes at most so many bytes of the answer.
+const EXCERPT_BYTES: usize = 4000;
+
+/// Asks the same model again, told what was wrong, with the change that the hint names.
+pub(crate) fn reask(request: &ChatRequest, before: &Before, hint: Hint, turn: usize) -> Result<ChatRequest, BadRequest> {
+    let excerpt = tail_cut(&before.text, EXCERPT_BYTES);
+    let told = feedback(&before.flaw, &before.text);
+    let mut messages = Vec::new();
+    if !excerpt.trim().is_empty() {
+        messages.push(json!({ "role": "assistant", "content": excerpt }));
+        messages.push(json!({ "role": "user", "content": told }));
+    }
+    let mut edits = vec![request.with_messages(&messages)];
+    let view = request.view();
+    match hint {
+        Hint::MoreTokens | Hint::Continue => edits.push(more_tokens(request)),
+        // Caught in its own words: a little warmer each time, within the API's 0 to 2.
+        Hint::Reheat => edits.push(Edit::Set("temperature", format!("{}", (view.temperature.unwrap_or(0.7) + 0.3).min(1.5)))),
+        Hint::Constrain => edits.push(Edit::Set("temperature", format!("{}", view.temperature.unwrap_or(1.0).min(0.2)))),
+        Hint::Tell | Hint::Escalate | Hint::Elsewhere => {}
+    }
+    if let Some(seed) = view.seed {
+        // A fixed seed would draw the same answer again.
+        edits.push(Edit::Set("seed", seed.wrapping_add(i64::try_from(turn).unwrap_or(1)).to_string()));
+    }
+    request.edited(&edits)
+}
+
+/// The caller's request with more room for the answer.
+pub(crate) fn roomier(request: &ChatRequest) -> Result<ChatRequest, BadRequest> {
+    request.edited(&[more_tokens(request)])
+}
+
+fn more_tokens(request: &ChatRequest) -> Edit {
+    let key = if request.field("max_completion_tokens").is_some_and(|text| text != "null") { "max_completion_tokens" } else { "max_tokens" };
+    let limit = request.view().max_tokens.map_or(ROOM, |limit| limit.saturating_mul(2));
+    Edit::Set(key, limit.to_string())
+}
+
+/// Asks to go on from `text`. A grammar would start afresh, so a JSON contract is checked on the joined text instead.
+pub(crate) fn continuation(request: &ChatRequest, text: &str, by: Continuation) -> Result<ChatRequest, BadRequest> {
+    let mut messages = vec![json!({ "role": "assistant", "content": text })];
+    let mut edits = Vec::new();
+    match by {
+        Continuation::Prefill => {
+            // vLLM's spelling; llama-server and our own engine go on from a last assistant message by themselves.
+            edits.push(Edit::Set("continue_final_message", "true".into()));
+            edits.push(Edit::Set("add_generation_prompt", "false".into()));
+        }
+        Continuation::Instruction => messages.push(json!({
+            "role": "user",
+            "content": "Your answer was cut off. Continue it exactly where it stops, beginning with the very next character. Repeat nothing, explain nothing, open no code fence."
+        })),
+    }
+    edits.push(request.with_messages(&messages));
+    if request.view().format != Format::Text {
+        edits.push(Edit::Remove("response_format"));
+    }
+    request.edited(&edits)
+}
+
+/// `text` and what was said on, joined: an end of `text` that `more` begins with again is there once.
+pub(crate) fn joined(text: &str, more: &str) -> String {
+    let mut out = String::with_capacity(text.len() + more.len());
+    out.push_str(text);
+    out.push_str(&more[overlap(text, more)..]);
+    out
+}
+
+/// Bytes of `more` that repeat the end of `text`. Short chance overlaps (under 12 bytes) are not taken for repetition.
+pub(crate) fn overlap(text: &str, more: &str) -> usize {
+    const LEAST: usize = 12;
+    const MOST: usize = 2048;
+    let longest = text.len().min(more.len()).min(MOST);
+    (LEAST..=longest).rev().find(|size| more.is_char_boundary(*size) && text.as_bytes().ends_with(&more.as_bytes()[..*size])).unwrap_or(0)
+}
+
+/// At most `bytes` of the text, from its start, whole characters.
+fn tail_cut(text: &str, bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes.min(text.len()))]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(extra: &str) -> ChatRequest {
+        let body = format!(r#"{{"model":"auto","messages":[{{"role":"user","content":"x"}}],"odd":1.0e0{extra}}}"#);
+        ChatRequest::parse(body.into_bytes().into()).unwrap()
+    }
+
+    #[test]
+    fn a_reask_always_differs_and_keeps_the_rest() {
+        for (hint, extra) in [(Hint::Tell, ""), (Hint::MoreTokens, r#","max_tokens":7"#), (Hint::Reheat, r#","seed":3"#), (Hint::Constrain, "")] {
+            let before = Before { flaw: Flaw::Empty, text: "half".into() };
+            let asked = reask(&request(extra), &before, hint, 1).unwrap();
+            assert_ne!(asked.raw(), request(extra).raw());
+            assert_eq!(asked.field("odd"), Some("1.0e0"));
+            assert_eq!(asked.view().messages.len(), 3);
+        }
+    }
+
+    #[test]
+    fn more_room_doubles_the_callers_own_limit() {
+        assert_eq!(roomier(&request(r#","max_completion_tokens":100"#)).unwrap().view().max_tokens, Some(200));
+        assert_eq!(roomier(&request("")).unwrap().view().max_tokens, Some(ROOM));
+    }
+
+    #[test]
+    fn joins_on_overlap_only_where_it_is_long_enough_to_be_one() {
+        for (text, more, expected) in [
+            (r#"{"a": "hello wor"#, r#"ld"}"#, r#"{"a": "hello world"}"#),
+            (r#"{"a": "hello world, how"#, r#""hello world, how are"}"#, r#"{"a": "hello world, how are"}"#),
+            ("aaa", "aaa", "aaaaaa"),
+            ("naïve café au lait s", "é au lait s'il", "naïve café au lait s'il"),
+        ] {
+            assert_eq!(joined(text, more), expected);
+        }
+    }
+}

@@ -1,0 +1,363 @@
+//! One request on its way up the ladder: ask, judge, decide, until an answer is usable or a bound is reached.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use spectra_backends::chunk::{Finish, Usage};
+use spectra_backends::{Ask, BackendError, ChatRequest, Chunk, Continuation, Fleet, Phase, Reply};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::asking::{Before, continuation, joined, reask, roomier};
+use crate::compose::recompose;
+use crate::decide::{Limits, Past, Seen, Step, next};
+use crate::draft::{Draft, Reading, rejudged};
+use crate::error::RouteError;
+use crate::flow::Flow;
+use crate::plan::{Held, Plan};
+use crate::trail::{Attempt, Trail, Verified, Why};
+use crate::verify::{Flaw, Hint, Judged, Verdict, next_ask_hint};
+use crate::{Answer, Asked, Head, Router};
+
+/// Longest pause before the same backend is asked again; a longer Retry-After is passed on to the client.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// First pause before a retry where the upstream named none; it doubles.
+const PAUSE: Duration = Duration::from_millis(100);
+
+pub(crate) struct Climb {
+    pub router: Arc<Router>,
+    pub plan: Plan,
+    pub trail: Trail,
+    pub request: ChatRequest,
+    pub asked: Asked,
+    past: Vec<Past>,
+    last: Option<Whole>,
+    retry_after: Option<Duration>,
+}
+
+/// A whole answer as read, judged, not usable as it is.
+struct Whole {
+    chunks: Vec<Chunk>,
+    before: Before,
+    finish: Option<Finish>,
+    usage: Option<Usage>,
+    headers: http::HeaderMap,
+    backend: Arc<str>,
+}
+
+/// One question put to one backend.
+struct Question {
+    backend: Arc<str>,
+    index: usize,
+    began: Instant,
+    why: Why,
+}
+
+/// What came of an attempt.
+enum Came {
+    Committed(Box<Answer>),
+    Seen(Seen),
+}
+
+impl Climb {
+    pub fn new(router: Arc<Router>, plan: Plan, trail: Trail, request: ChatRequest, asked: Asked) -> Self {
+        Self { router, plan, trail, request, asked, past: Vec::new(), last: None, retry_after: None }
+    }
+
+    /// At most `plan.attempts` attempts: `decide::next` sees to it.
+    pub async fn run(mut self) -> Result<Answer, RouteError> {
+        loop {
+            match next(&self.limits(), &self.past) {
+                Step::Deliver | Step::GiveUp => return self.give_up(),
+                Step::Ask { rung, why, hint, after } => {
+                    sleep(after).await;
+                    let question = self.begin(rung, why);
+                    let seen = match self.attempt(&question, hint).await {
+                        Came::Committed(answer) => {
+                            if rung > 0 {
+                                self.router.affinity.remember(&self.request, self.asked.session.as_deref());
+                            }
+                            return Ok(*answer);
+                        }
+                        Came::Seen(seen) => seen,
+                    };
+                    self.past.push(Past { rung, why, seen });
+                }
+            }
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        let spent = || self.trail.read(crate::trail::Account::cost_usd);
+        Limits {
+            rungs: self.plan.ladder.len(),
+            attempts: self.plan.attempts,
+            attempts_per_rung: self.plan.attempts_per_rung,
+            continuations: self.plan.continuations,
+            affordable: Instant::now() < self.plan.deadline && self.plan.budget_usd.is_none_or(|budget| spent() < budget),
+            patience: PATIENCE.min(self.plan.deadline.saturating_duration_since(Instant::now())),
+        }
+    }
+
+    fn begin(&self, rung: usize, why: Why) -> Question {
+        let backend = self.router.fleet.pick(&self.plan.ladder[rung]);
+        let local = self.router.fleet.facts(&backend).is_some_and(|facts| facts.local);
+        let attempt =
+            Attempt { backend: backend.clone(), rung, why, verdict: None, usage: None, cost_usd: 0.0, local, first_chunk: None, total: Duration::ZERO };
+        let index = self.trail.write(|account| {
+            account.attempts.push(attempt);
+            account.attempts.len() - 1
+        });
+        Question { backend, index, began: Instant::now(), why }
+    }
+
+    async fn attempt(&mut self, question: &Question, hint: Option<Hint>) -> Came {
+        let request = match self.worded(question, hint) {
+            Ok(request) => request,
+            Err(error) => return self.faulty(question, BackendError::Broken { what: error.message }),
+        };
+        let reply = match ask(&self.router.fleet, question, request, &self.asked, self.plan.deadline).await {
+            Ok(reply) => reply,
+            Err(error) => return self.faulty(question, error),
+        };
+        let headers = reply.headers.clone();
+        let mut draft = Draft::new(self.plan.checks.clone());
+        // A continuation is half an answer: it is joined first and judged then.
+        let hold = if question.why == Why::Continue { Held::Whole } else { self.plan.hold };
+        let reading = draft.read(reply, &self.plan, hold, question.began).await;
+        self.note(question, &draft);
+        match reading {
+            Reading::Flowing(rest) => self.flowing(question, draft, rest, headers),
+            Reading::Judged(_) if question.why == Why::Continue => self.stitched(question, draft, headers),
+            Reading::Judged(judged) => self.judged(question, draft.chunks, judged, draft.usage, headers),
+            Reading::Hopeless(flaw) => {
+                let Judged { choices, .. } = draft.judge();
+                let text = choices.into_iter().next().map(|choice| choice.text).unwrap_or_default();
+                self.flawed(question, Whole { chunks: Vec::new(), before: Before { flaw, text }, finish: None, usage: draft.usage, headers, backend: question.backend.clone() })
+            }
+            Reading::Broken(error) => self.faulty(question, error),
+        }
+    }
+
+    /// The request as this attempt puts it.
+    fn worded(&self, question: &Question, hint: Option<Hint>) -> Result<ChatRequest, spectra_backends::chat::BadRequest> {
+        match (question.why, &self.last, hint) {
+            (Why::Continue, Some(last), _) => continuation(&self.request, &last.before.text, self.continues_by(&question.backend)),
+            (Why::MoreTokens, _, _) => roomier(&self.request),
+            (Why::Reask, Some(last), Some(hint)) => reask(&self.request, &last.before, hint, self.past.len()),
+            _ => Ok(self.request.clone()),
+        }
+    }
+
+    pub fn continues_by(&self, backend: &str) -> Continuation {
+        self.router.fleet.facts(backend).map_or(Continuation::Instruction, |facts| facts.continues_by)
+    }
+
+    /// Writes down what the reading cost.
+    fn note(&self, question: &Question, draft: &Draft) {
+        let cost = cost_usd(&self.router.fleet, &question.backend, draft.usage);
+        self.trail.write(|account| {
+            account.verify_time += draft.verify_time;
+            let attempt = &mut account.attempts[question.index];
+            attempt.usage = draft.usage;
+            attempt.cost_usd = cost;
+            attempt.first_chunk = draft.first_chunk;
+            attempt.total = question.began.elapsed();
+        });
+    }
+
+    fn verdict(&self, question: &Question, verdict: Verdict) {
+        // An exchange's faults reach the breaker through the guard; this is the verifier's word.
+        if !matches!(&verdict, Verdict::Flawed(Flaw::Backend(_))) {
+            self.router.fleet.report(&question.backend, verdict.is_usable());
+        }
+        self.trail.write(|account| {
+            let attempt = &mut account.attempts[question.index];
+            attempt.verdict = Some(verdict);
+            attempt.total = question.began.elapsed();
+        });
+    }
+
+    fn flowing(&self, question: &Question, draft: Draft, rest: spectra_backends::ChunkStream, headers: http::HeaderMap) -> Came {
+        let head = self.head(question.backend.clone(), Verified::Skipped, headers);
+        self.trail.write(|account| account.delivered = Some(question.index));
+        let held = draft.chunks.clone();
+        let flow = Flow {
+            router: self.router.clone(),
+            plan: self.plan.clone(),
+            trail: self.trail.clone(),
+            request: self.request.clone(),
+            asked: self.asked.clone(),
+            backend: question.backend.clone(),
+            index: question.index,
+            rung: self.trail.read(|account| account.attempts[question.index].rung),
+            began: question.began,
+            verifier: draft.into_verifier(),
+        };
+        Came::Committed(Box::new(Answer { head, chunks: flow.run(held, rest) }))
+    }
+
+    fn judged(&mut self, question: &Question, chunks: Vec<Chunk>, judged: Judged, usage: Option<Usage>, headers: http::HeaderMap) -> Came {
+        let chunks = match &judged.verdict {
+            Verdict::Pass => Ok(chunks),
+            Verdict::Mended(_) => recompose(&chunks, &judged.choices, None),
+            Verdict::Flawed(flaw) => {
+                let (text, finish) = judged.choices.first().map(|choice| (choice.text.clone(), choice.finish.clone())).unwrap_or_default();
+                let before = Before { flaw: flaw.clone(), text };
+                return self.flawed(question, Whole { chunks, before, finish, usage, headers, backend: question.backend.clone() });
+            }
+        };
+        let chunks = match chunks {
+            Ok(chunks) => chunks,
+            Err(error) => return self.faulty(question, error),
+        };
+        let verified = match &judged.verdict {
+            _ if self.plan.checks.is_off() => Verified::Skipped,
+            Verdict::Mended(_) => Verified::Repaired,
+            _ => Verified::Ok,
+        };
+        self.verdict(question, judged.verdict);
+        self.commit(question.index, verified, usage);
+        let head = self.head(question.backend.clone(), verified, headers);
+        Came::Committed(Box::new(Answer { head, chunks: whole_stream(chunks) }))
+    }
+
+    /// Joins a continuation to what was there, and judges the whole.
+    fn stitched(&mut self, question: &Question, draft: Draft, headers: http::HeaderMap) -> Came {
+        let Some(last) = self.last.take() else { return self.faulty(question, BackendError::Broken { what: "nothing to continue".into() }) };
+        let mut piece = Draft::new(self.plan.checks.clone());
+        let said = rejudged(&self.plan.checks, &draft.chunks).choices.into_iter().next().unwrap_or_default();
+        let mut choice = said;
+        choice.text = joined(&last.before.text, &choice.text);
+        choice.mended = Some(choice.text.clone());
+        choice.finish = choice.finish.or(last.finish);
+        piece.usage = summed(last.usage, draft.usage);
+        let usage = piece.usage;
+        match recompose(&last.chunks, std::slice::from_ref(&choice), usage) {
+            Ok(chunks) => {
+                let judged = rejudged(&self.plan.checks, &chunks);
+                self.judged(question, chunks, judged, usage, headers)
+            }
+            Err(error) => self.faulty(question, error),
+        }
+    }
+
+    fn flawed(&mut self, question: &Question, whole: Whole) -> Came {
+        let flaw = whole.before.flaw.clone();
+        let mut hint = next_ask_hint(&flaw);
+        // Only a single, read text can be gone on from.
+        if hint == Hint::Continue && (self.request.view().n > 1 || whole.chunks.is_empty() || !self.request.view().tools.is_empty()) {
+            hint = Hint::MoreTokens;
+        }
+        self.verdict(question, Verdict::Flawed(flaw));
+        self.last = Some(whole);
+        Came::Seen(Seen::Flawed(hint))
+    }
+
+    fn faulty(&mut self, question: &Question, error: BackendError) -> Came {
+        let seen = self.classed(&error);
+        self.retry_after = error.retry_after();
+        self.trail.write(|account| account.attempts[question.index].total = question.began.elapsed());
+        self.verdict(question, Verdict::Flawed(Flaw::Backend(error.clone())));
+        if self.last.is_none() || matches!(seen, Seen::Refused) {
+            self.last = Some(Whole {
+                chunks: Vec::new(),
+                before: Before { flaw: Flaw::Backend(error), text: String::new() },
+                finish: None,
+                usage: None,
+                headers: http::HeaderMap::new(),
+                backend: question.backend.clone(),
+            });
+        }
+        Came::Seen(seen)
+    }
+
+    fn classed(&self, error: &BackendError) -> Seen {
+        match error {
+            BackendError::Upstream { body, .. } if error.is_callers_fault() => {
+                // Too long for this model, or a constraint it cannot keep, is no fault of the caller's.
+                let names_limit = ["context_length_exceeded", "constraint_unsupported", "unsupported"].iter().any(|code| memchr::memmem::find(body, code.as_bytes()).is_some());
+                if names_limit { Seen::Unfit } else { Seen::Refused }
+            }
+            BackendError::Upstream { status: 401..=404, .. } => Seen::Unfit,
+            _ => {
+                let doubled = PAUSE * 2u32.saturating_pow(u32::try_from(self.past.len()).unwrap_or(8).min(8));
+                Seen::Fault { after: error.retry_after().unwrap_or(doubled) }
+            }
+        }
+    }
+
+    /// No attempt was usable: an error, or the last answer with its flaw told.
+    fn give_up(mut self) -> Result<Answer, RouteError> {
+        let attempts = self.past.len();
+        let out_of = if Instant::now() >= self.plan.deadline { Some("deadline") } else { (!self.limits().affordable).then_some("budget") };
+        let Some(last) = self.last.take() else {
+            return Err(RouteError::OutOf { what: out_of.unwrap_or("attempts"), attempts });
+        };
+        let deliverable = !last.chunks.is_empty() && may_deliver(self.plan.exhausted, &last.before.flaw, self.plan.checks.wants_json());
+        if !deliverable {
+            if let (Some(what), true) = (out_of, matches!(last.before.flaw, Flaw::Backend(BackendError::Timeout { .. }))) {
+                return Err(RouteError::OutOf { what, attempts });
+            }
+            return Err(RouteError::Exhausted { flaw: Box::new(last.before.flaw), attempts, retry_after: self.retry_after });
+        }
+        let index = self.trail.read(|account| account.attempts.iter().rposition(|attempt| attempt.backend == last.backend)).unwrap_or(0);
+        self.commit(index, Verified::Failed, last.usage);
+        let head = self.head(last.backend, Verified::Failed, last.headers);
+        Ok(Answer { head, chunks: whole_stream(last.chunks) })
+    }
+
+    fn commit(&self, index: usize, verified: Verified, usage: Option<Usage>) {
+        self.trail.write(|account| {
+            account.delivered = Some(index);
+            account.verified = verified;
+            account.usage = usage;
+        });
+    }
+
+    fn head(&self, model: Arc<str>, verified: Verified, headers: http::HeaderMap) -> Head {
+        let (attempts, cost_usd) = self.trail.read(|account| (account.attempts.len(), account.cost_usd()));
+        Head { route: self.plan.route.clone(), model, attempts, verified, cost_usd, headers }
+    }
+}
+
+/// True where a flawed answer is still worth having, told as such.
+fn may_deliver(exhausted: spectra_config::Exhausted, flaw: &Flaw, wants_json: bool) -> bool {
+    use spectra_config::Exhausted;
+    match exhausted {
+        Exhausted::Error => false,
+        Exhausted::Deliver => true,
+        Exhausted::Auto => match flaw {
+            Flaw::Empty | Flaw::NotJson { .. } | Flaw::OffSchema { .. } | Flaw::BadToolCall { .. } | Flaw::Backend(_) => false,
+            // A model that declines has answered: its caller must see the refusal.
+            Flaw::Refused { .. } => true,
+            _ => !wants_json,
+        },
+    }
+}
+
+/// Asks within the request's deadline.
+async fn ask(fleet: &Fleet, question: &Question, request: ChatRequest, asked: &Asked, deadline: Instant) -> Result<Reply, BackendError> {
+    let ask = Ask { request, deadline, request_id: asked.request_id.clone(), traceparent: asked.traceparent.clone() };
+    let late = |_| BackendError::Timeout { phase: Phase::Total, after: question.began.elapsed() };
+    timeout_at(deadline, fleet.call(&question.backend, ask)).await.map_err(late)?
+}
+
+/// USD of one attempt; 0 where the model did not say what it used.
+pub(crate) fn cost_usd(fleet: &Fleet, backend: &str, usage: Option<Usage>) -> f64 {
+    let price = fleet.facts(backend).map(|facts| facts.price).unwrap_or_default();
+    usage.map_or(0.0, |usage| price.cost_usd(usage.prompt_tokens, usage.completion_tokens))
+}
+
+pub(crate) fn summed(one: Option<Usage>, other: Option<Usage>) -> Option<Usage> {
+    match (one, other) {
+        (Some(mut sum), Some(more)) => {
+            sum += more;
+            Some(sum)
+        }
+        (one, other) => one.or(other),
+    }
+}
+
+fn whole_stream(chunks: Vec<Chunk>) -> spectra_backends::ChunkStream {
+    Box::pin(futures_util::stream::iter(chunks.into_iter().map(Ok)))
+}

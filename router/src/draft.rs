@@ -1,0 +1,118 @@
+//! An answer that is being read and judged, and may still be thrown away.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant as Clock};
+
+use futures_util::StreamExt;
+use spectra_backends::chunk::Usage;
+use spectra_backends::{BackendError, Chunk, ChunkStream, Phase, Reply};
+use tokio::time::{Instant, timeout_at};
+
+use crate::plan::{Held, Plan};
+use crate::verify::{Checks, Doubt, Flaw, Judged, Verdict, Verifier};
+
+/// What was read of one reply, and how far.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    pub chunks: Vec<Chunk>,
+    pub usage: Option<Usage>,
+    pub first_chunk: Option<Duration>,
+    /// Time spent in the verifier.
+    pub verify_time: Duration,
+    verifier: Verifier,
+    bytes: usize,
+    doubtful: bool,
+}
+
+/// Where reading stopped.
+pub(crate) enum Reading {
+    /// The answer is over and judged.
+    Judged(Judged),
+    /// Enough is held: commit, and let the rest flow.
+    Flowing(ChunkStream),
+    /// Nothing that follows can help.
+    Hopeless(Flaw),
+    Broken(BackendError),
+}
+
+impl Draft {
+    pub fn new(checks: Arc<Checks>) -> Self {
+        Self {
+            chunks: Vec::new(),
+            usage: None,
+            first_chunk: None,
+            verify_time: Duration::ZERO,
+            verifier: Verifier::new(checks),
+            bytes: 0,
+            doubtful: false,
+        }
+    }
+
+    /// Reads until the answer is over, hopeless, or enough of it is held.
+    pub async fn read(&mut self, reply: Reply, plan: &Plan, hold: Held, began: Instant) -> Reading {
+        let mut chunks = reply.chunks;
+        let mut spoken = 0;
+        loop {
+            let chunk = match timeout_at(plan.deadline, chunks.next()).await {
+                Err(_) => return Reading::Broken(BackendError::Timeout { phase: Phase::Total, after: began.elapsed() }),
+                Ok(None) => return Reading::Judged(self.judge()),
+                Ok(Some(Err(error))) => return Reading::Broken(error),
+                Ok(Some(Ok(chunk))) => chunk,
+            };
+            self.first_chunk.get_or_insert_with(|| began.elapsed());
+            let says = chunk.view.choices.iter().any(|choice| choice.content.as_deref().is_some_and(|text| !text.is_empty()) || !choice.tool_calls.is_empty() || choice.refusal.is_some());
+            let ends = chunk.view.choices.iter().any(|choice| choice.finish.is_some());
+            if let Some(flaw) = self.take(chunk) {
+                return Reading::Hopeless(flaw);
+            }
+            spoken += u32::from(says);
+            let over_cap = self.bytes > plan.hold_bytes;
+            match hold {
+                // An answer that is as good as over is judged whole: that costs nothing.
+                Held::First(_) if ends => {}
+                Held::First(count) if (spoken >= count && !self.doubtful) || over_cap => return Reading::Flowing(chunks),
+                Held::Whole if over_cap => return Reading::Broken(BackendError::Broken { what: format!("answer is over {} bytes", plan.hold_bytes) }),
+                _ => {}
+            }
+        }
+    }
+
+    fn take(&mut self, chunk: Chunk) -> Option<Flaw> {
+        let clock = Clock::now();
+        let doubt = self.verifier.push(&chunk);
+        self.verify_time += clock.elapsed();
+        self.bytes += chunk.data.len();
+        self.usage = chunk.view.usage.or(self.usage);
+        self.chunks.push(chunk);
+        match doubt {
+            Doubt::None => self.doubtful = false,
+            Doubt::Mendable => self.doubtful = true,
+            Doubt::Hopeless(flaw) => return Some(flaw),
+        }
+        None
+    }
+
+    /// Ends the reading, by the answer's own end or a fault's.
+    pub fn judge(&mut self) -> Judged {
+        let clock = Clock::now();
+        let spent = Verifier::new(self.verifier.checks().clone());
+        let judged = std::mem::replace(&mut self.verifier, spent).finish();
+        self.verify_time += clock.elapsed();
+        judged
+    }
+
+    pub fn into_verifier(self) -> Verifier {
+        self.verifier
+    }
+}
+
+/// Judges an answer that was put together, not read.
+pub(crate) fn rejudged(checks: &Arc<Checks>, chunks: &[Chunk]) -> Judged {
+    let mut verifier = Verifier::new(checks.clone());
+    for chunk in chunks {
+        if let Doubt::Hopeless(flaw) = verifier.push(chunk) {
+            return Judged { verdict: Verdict::Flawed(flaw), ..verifier.finish() };
+        }
+    }
+    verifier.finish()
+}

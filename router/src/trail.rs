@@ -1,0 +1,150 @@
+//! The account of one request, as plain data: filled along the way, read once at the end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use spectra_backends::chunk::Usage;
+
+use crate::score::Score;
+use crate::verify::Verdict;
+
+/// A shared handle: the router writes, whoever records the request reads when it has ended, however it ended.
+#[derive(Clone, Debug, Default)]
+pub struct Trail(Arc<Mutex<Account>>);
+
+impl Trail {
+    /// A copy of the account as it stands.
+    #[must_use]
+    pub fn account(&self) -> Account {
+        self.0.lock().clone()
+    }
+
+    /// Looks at the account without a copy. `read` must not call into the router.
+    pub fn read<T>(&self, read: impl FnOnce(&Account) -> T) -> T {
+        read(&self.0.lock())
+    }
+
+    pub(crate) fn write<T>(&self, write: impl FnOnce(&mut Account) -> T) -> T {
+        write(&mut self.0.lock())
+    }
+}
+
+/// What happened to one request on its way through the models.
+#[derive(Clone, Debug, Default)]
+pub struct Account {
+    pub route: Option<Arc<str>>,
+    /// Why this route: `score`, `pinned`, `affinity`, … A bounded set.
+    pub why: &'static str,
+    /// `None` where the caller named the route.
+    pub score: Option<Score>,
+    /// Chance with which the route was taken, given the score.
+    pub propensity: f32,
+    pub attempts: Vec<Attempt>,
+    /// Index of the attempt whose answer was committed.
+    pub delivered: Option<usize>,
+    pub verified: Verified,
+    /// Constraints, score and plan together.
+    pub plan_time: Duration,
+    /// Judging and mending, summed.
+    pub verify_time: Duration,
+    /// A committed stream was cut and continued so many times.
+    pub rescues: u32,
+    /// Usage of the delivered answer, summed over what it was joined from.
+    pub usage: Option<Usage>,
+}
+
+impl Account {
+    /// USD of all attempts.
+    #[must_use]
+    pub fn cost_usd(&self) -> f64 {
+        self.attempts.iter().map(|attempt| attempt.cost_usd).sum()
+    }
+}
+
+/// One question to one backend.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    pub backend: Arc<str>,
+    /// Place in the ladder, from 0.
+    pub rung: usize,
+    pub why: Why,
+    /// `None`: still running, or the client left.
+    pub verdict: Option<Verdict>,
+    pub usage: Option<Usage>,
+    pub cost_usd: f64,
+    /// The backend runs on this machine.
+    pub local: bool,
+    pub first_chunk: Option<Duration>,
+    pub total: Duration,
+}
+
+/// Why an attempt was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Why {
+    First,
+    /// The same model, told what was wrong.
+    Reask,
+    /// The same model, with more room for the answer.
+    MoreTokens,
+    /// Goes on from the text that was there.
+    Continue,
+    /// The same model after a fault of the exchange.
+    Retry,
+    /// The next rung.
+    Escalate,
+    /// The next rung beside a slow one.
+    Hedge,
+}
+
+impl Why {
+    pub const ALL: [Self; 7] = [Self::First, Self::Reask, Self::MoreTokens, Self::Continue, Self::Retry, Self::Escalate, Self::Hedge];
+
+    /// Stable name for metric labels and ledger rows.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::Reask => "reask",
+            Self::MoreTokens => "more_tokens",
+            Self::Continue => "continue",
+            Self::Retry => "retry",
+            Self::Escalate => "escalate",
+            Self::Hedge => "hedge",
+        }
+    }
+}
+
+/// What verification says of the delivered answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Verified {
+    Ok,
+    Repaired,
+    /// Delivered although flawed, since nothing better could be had.
+    Failed,
+    /// Not judged: switched off, or not delivered (yet).
+    #[default]
+    Skipped,
+}
+
+impl Verified {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Repaired => "repaired",
+            Self::Failed => "failed",
+            Self::Skipped => "skipped",
+        }
+    }
+}
+
+/// How the request ended for its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Ended {
+    Delivered,
+    /// Broken off after commit.
+    Broken,
+    Cancelled,
+    Failed,
+}
