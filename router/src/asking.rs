@@ -49,7 +49,8 @@ pub(crate) fn roomier(request: &ChatRequest) -> Result<ChatRequest, BadRequest> 
 }
 
 fn more_tokens(request: &ChatRequest) -> Edit {
-    let key = if request.field("max_completion_tokens").is_some_and(|text| text != "null") { "max_completion_tokens" } else { "max_tokens" };
+    let key =
+        if request.field("max_completion_tokens").is_some_and(|text| text != "null") { "max_completion_tokens" } else { "max_tokens" };
     let limit = request.view().max_tokens.map_or(ROOM, |limit| limit.saturating_mul(2));
     Edit::Set(key, limit.to_string())
 }
@@ -108,7 +109,9 @@ mod tests {
 
     #[test]
     fn a_reask_always_differs_and_keeps_the_rest() {
-        for (hint, extra) in [(Hint::Tell, ""), (Hint::MoreTokens, r#","max_tokens":7"#), (Hint::Reheat, r#","seed":3"#), (Hint::Constrain, "")] {
+        for (hint, extra) in
+            [(Hint::Tell, ""), (Hint::MoreTokens, r#","max_tokens":7"#), (Hint::Reheat, r#","seed":3"#), (Hint::Constrain, "")]
+        {
             let before = Before { flaw: Flaw::Empty, text: "half".into() };
             let asked = reask(&request(extra), &before, hint, 1).unwrap();
             assert_ne!(asked.raw(), request(extra).raw());

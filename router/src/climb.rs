@@ -101,8 +101,17 @@ impl Climb {
     fn begin(&self, rung: usize, why: Why) -> Question {
         let backend = self.router.fleet.pick(&self.plan.ladder[rung]);
         let local = self.router.fleet.facts(&backend).is_some_and(|facts| facts.local);
-        let attempt =
-            Attempt { backend: backend.clone(), rung, why, verdict: None, usage: None, cost_usd: 0.0, local, first_chunk: None, total: Duration::ZERO };
+        let attempt = Attempt {
+            backend: backend.clone(),
+            rung,
+            why,
+            verdict: None,
+            usage: None,
+            cost_usd: 0.0,
+            local,
+            first_chunk: None,
+            total: Duration::ZERO,
+        };
         let index = self.trail.write(|account| {
             account.attempts.push(attempt);
             account.attempts.len() - 1
@@ -132,7 +141,17 @@ impl Climb {
             Reading::Hopeless(flaw) => {
                 let Judged { choices, .. } = draft.judge();
                 let text = choices.into_iter().next().map(|choice| choice.text).unwrap_or_default();
-                self.flawed(question, Whole { chunks: Vec::new(), before: Before { flaw, text }, finish: None, usage: draft.usage, headers, backend: question.backend.clone() })
+                self.flawed(
+                    question,
+                    Whole {
+                        chunks: Vec::new(),
+                        before: Before { flaw, text },
+                        finish: None,
+                        usage: draft.usage,
+                        headers,
+                        backend: question.backend.clone(),
+                    },
+                )
             }
             Reading::Broken(error) => self.faulty(question, error),
         }
@@ -223,7 +242,9 @@ impl Climb {
 
     /// Joins a continuation to what was there, and judges the whole.
     fn stitched(&mut self, question: &Question, draft: Draft, headers: http::HeaderMap) -> Came {
-        let Some(last) = self.last.take() else { return self.faulty(question, BackendError::Broken { what: "nothing to continue".into() }) };
+        let Some(last) = self.last.take() else {
+            return self.faulty(question, BackendError::Broken { what: "nothing to continue".into() });
+        };
         let mut piece = Draft::new(self.plan.checks.clone());
         let said = rejudged(&self.plan.checks, &draft.chunks).choices.into_iter().next().unwrap_or_default();
         let mut choice = said;
@@ -275,7 +296,9 @@ impl Climb {
         match error {
             BackendError::Upstream { body, .. } if error.is_callers_fault() => {
                 // Too long for this model, or a constraint it cannot keep, is no fault of the caller's.
-                let names_limit = ["context_length_exceeded", "constraint_unsupported", "unsupported"].iter().any(|code| memchr::memmem::find(body, code.as_bytes()).is_some());
+                let names_limit = ["context_length_exceeded", "constraint_unsupported", "unsupported"]
+                    .iter()
+                    .any(|code| memchr::memmem::find(body, code.as_bytes()).is_some());
                 if names_limit { Seen::Unfit } else { Seen::Refused }
             }
             BackendError::Upstream { status: 401..=404, .. } => Seen::Unfit,

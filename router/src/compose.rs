@@ -52,7 +52,12 @@ fn deltas(base: &Chunk, choice: &JudgedChoice) -> Result<Vec<Chunk>, BackendErro
     }
     for call in &choice.tool_calls {
         let function = json!({ "name": call.name, "arguments": arguments(call) });
-        chunks.push(event(base, index, &json!({ "tool_calls": [{ "index": call.index, "id": call.id, "type": "function", "function": function }] }), None)?);
+        chunks.push(event(
+            base,
+            index,
+            &json!({ "tool_calls": [{ "index": call.index, "id": call.id, "type": "function", "function": function }] }),
+            None,
+        )?);
     }
     chunks.push(finish_chunk(base, index, choice.finish.as_ref().unwrap_or(&Finish::Stop))?);
     Ok(chunks)
@@ -100,7 +105,11 @@ fn whole_choice(raw: &str, said: &JudgedChoice) -> Result<String, BackendError> 
         edits.push(Edit::Set("content", json!(text).to_string()));
     }
     if said.tool_calls.iter().any(|call| call.mended.is_some()) {
-        let calls: Vec<_> = said.tool_calls.iter().map(|call| json!({ "id": call.id, "type": "function", "function": { "name": call.name, "arguments": arguments(call) } })).collect();
+        let calls: Vec<_> = said
+            .tool_calls
+            .iter()
+            .map(|call| json!({ "id": call.id, "type": "function", "function": { "name": call.name, "arguments": arguments(call) } }))
+            .collect();
         edits.push(Edit::Set("tool_calls", json!(calls).to_string()));
     }
     let message = text_of(&splice(choice.message.get().as_bytes(), &edits).map_err(malformed)?)?;

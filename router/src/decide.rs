@@ -32,7 +32,9 @@ pub(crate) enum Seen {
     /// An answer, but not a usable one.
     Flawed(Hint),
     /// The model was not to be had; another may be. `after`: earliest time the same one is worth asking again.
-    Fault { after: Duration },
+    Fault {
+        after: Duration,
+    },
     /// This model cannot take the request (too long, constraint not supported, key refused); another may.
     Unfit,
     /// The request itself is at fault: every model would refuse it.
@@ -122,8 +124,14 @@ mod tests {
             for attempts in 0..=4 {
                 for attempts_per_rung in 1..=3 {
                     for continuations in 0..=2 {
-                        let limits =
-                            Limits { rungs, attempts, attempts_per_rung, continuations, affordable: true, patience: Duration::from_secs(2) };
+                        let limits = Limits {
+                            rungs,
+                            attempts,
+                            attempts_per_rung,
+                            continuations,
+                            affordable: true,
+                            patience: Duration::from_secs(2),
+                        };
                         walk(&limits, &mut Vec::new(), &mut histories);
                     }
                 }

@@ -19,6 +19,7 @@ pub(crate) struct Draft {
     pub first_chunk: Option<Duration>,
     /// Time spent in the verifier.
     pub verify_time: Duration,
+    checks: Arc<Checks>,
     verifier: Verifier,
     bytes: usize,
     doubtful: bool,
@@ -42,7 +43,8 @@ impl Draft {
             usage: None,
             first_chunk: None,
             verify_time: Duration::ZERO,
-            verifier: Verifier::new(checks),
+            verifier: Verifier::new(checks.clone()),
+            checks,
             bytes: 0,
             doubtful: false,
         }
@@ -60,7 +62,9 @@ impl Draft {
                 Ok(Some(Ok(chunk))) => chunk,
             };
             self.first_chunk.get_or_insert_with(|| began.elapsed());
-            let says = chunk.view.choices.iter().any(|choice| choice.content.as_deref().is_some_and(|text| !text.is_empty()) || !choice.tool_calls.is_empty() || choice.refusal.is_some());
+            let says = chunk.view.choices.iter().any(|choice| {
+                choice.content.as_deref().is_some_and(|text| !text.is_empty()) || !choice.tool_calls.is_empty() || choice.refusal.is_some()
+            });
             let ends = chunk.view.choices.iter().any(|choice| choice.finish.is_some());
             if let Some(flaw) = self.take(chunk) {
                 return Reading::Hopeless(flaw);
@@ -71,7 +75,9 @@ impl Draft {
                 // An answer that is as good as over is judged whole: that costs nothing.
                 Held::First(_) if ends => {}
                 Held::First(count) if (spoken >= count && !self.doubtful) || over_cap => return Reading::Flowing(chunks),
-                Held::Whole if over_cap => return Reading::Broken(BackendError::Broken { what: format!("answer is over {} bytes", plan.hold_bytes) }),
+                Held::Whole if over_cap => {
+                    return Reading::Broken(BackendError::Broken { what: format!("answer is over {} bytes", plan.hold_bytes) });
+                }
                 _ => {}
             }
         }
@@ -95,7 +101,7 @@ impl Draft {
     /// Ends the reading, by the answer's own end or a fault's.
     pub fn judge(&mut self) -> Judged {
         let clock = Clock::now();
-        let spent = Verifier::new(self.verifier.checks().clone());
+        let spent = Verifier::new(self.checks.clone());
         let judged = std::mem::replace(&mut self.verifier, spent).finish();
         self.verify_time += clock.elapsed();
         judged

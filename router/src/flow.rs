@@ -139,7 +139,9 @@ impl Flow {
         let mut text = String::new();
         let mut sum = None;
         for turn in 1..=self.plan.continuations {
-            if Instant::now() >= self.plan.deadline || self.plan.budget_usd.is_some_and(|budget| self.trail.read(crate::Account::cost_usd) >= budget) {
+            if Instant::now() >= self.plan.deadline
+                || self.plan.budget_usd.is_some_and(|budget| self.trail.read(crate::Account::cost_usd) >= budget)
+            {
                 return None;
             }
             let rung = (self.rung + turn).min(self.plan.ladder.len() - 1);
@@ -203,7 +205,12 @@ impl Flow {
     ) -> Result<(String, Finish, Option<Usage>), BackendError> {
         let broken = |error: spectra_backends::chat::BadRequest| BackendError::Broken { what: error.message };
         let request = continuation(&self.request, so_far, by).map_err(broken)?;
-        let ask = Ask { request, deadline: self.plan.deadline, request_id: self.asked.request_id.clone(), traceparent: self.asked.traceparent.clone() };
+        let ask = Ask {
+            request,
+            deadline: self.plan.deadline,
+            request_id: self.asked.request_id.clone(),
+            traceparent: self.asked.traceparent.clone(),
+        };
         let late = |_| BackendError::Timeout { phase: Phase::Total, after: began.elapsed() };
         let mut reply = timeout_at(self.plan.deadline, self.router.fleet.call(backend, ask)).await.map_err(late)??;
         let (mut text, mut finish, mut usage) = (String::new(), None, None);
@@ -228,8 +235,10 @@ impl Flow {
     fn continued(&self, base: &Chunk, sent: &str, rescued: Rescued, usage: Option<Usage>) -> Vec<Result<Chunk, BackendError>> {
         let total = summed(usage, rescued.usage);
         let mut chunks = vec![content_chunk(base, 0, &rescued.text), finish_chunk(base, 0, &rescued.finish)];
-        let joined: Vec<Chunk> =
-            [content_chunk(base, 0, &format!("{sent}{}", rescued.text)), finish_chunk(base, 0, &rescued.finish)].into_iter().flatten().collect();
+        let joined: Vec<Chunk> = [content_chunk(base, 0, &format!("{sent}{}", rescued.text)), finish_chunk(base, 0, &rescued.finish)]
+            .into_iter()
+            .flatten()
+            .collect();
         let verified = match rejudged(&self.plan.checks, &joined).verdict {
             _ if self.plan.checks.is_off() => Verified::Skipped,
             Verdict::Pass => Verified::Repaired,

@@ -17,6 +17,9 @@ pub mod score;
 mod trail;
 pub mod verify;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant as Clock};
@@ -128,7 +131,7 @@ impl Router {
     pub fn new(config: &config::Config, fleet: Fleet) -> Result<Self, BuildError> {
         let weights = match &config.router.weights {
             None => Weights::builtin(),
-            Some(path) => Weights::load(std::path::Path::new(path)).map_err(|error| BuildError(format!("cannot use the weights in {path}: {error}")))?,
+            Some(path) => return Err(BuildError(format!("cannot use the weights in {path}: only the built-in ones can be used yet"))),
         };
         let settings = score::Settings { freeze: !config.router.learn, ..score::Settings::default() };
         #[expect(clippy::cast_possible_truncation, reason = "shares within 0 to 1")]
@@ -167,7 +170,13 @@ impl Router {
         let plan = self.plan(&trail, request, asked)?;
         let account = trail.account();
         let score = account.score.as_ref();
-        let reasons = score.map(|score| score.reasons.iter().map(|reason| Reasoned { feature: reason.feature, weight: reason.weight, text: reason.text.to_string() }).collect());
+        let reasons = score.map(|score| {
+            score
+                .reasons
+                .iter()
+                .map(|reason| Reasoned { feature: reason.feature, weight: reason.weight, text: reason.text.to_string() })
+                .collect()
+        });
         Ok(Explanation {
             route: plan.route.clone(),
             why: account.why,
@@ -179,7 +188,8 @@ impl Router {
             excluded: plan.excluded.clone(),
             hold: plan.hold,
             attempts: plan.attempts,
-            deadline_ms: u64::try_from(plan.deadline.saturating_duration_since(tokio::time::Instant::now()).as_millis()).unwrap_or(u64::MAX),
+            deadline_ms: u64::try_from(plan.deadline.saturating_duration_since(tokio::time::Instant::now()).as_millis())
+                .unwrap_or(u64::MAX),
         })
     }
 
@@ -276,7 +286,9 @@ impl Router {
         let sticks = self.affinity.sticks(request, asked.session.as_deref());
         // The local route's own first rung must be able to take it; its spare rungs are the strong route's business.
         let able = |route: &Route| {
-            route.rungs.first().is_some_and(|rung| rung.iter().any(|(name, _)| self.fleet.facts(name).is_some_and(|facts| constraints::unfit(request, facts).is_none())))
+            route.rungs.first().is_some_and(|rung| {
+                rung.iter().any(|(name, _)| self.fleet.facts(name).is_some_and(|facts| constraints::unfit(request, facts).is_none()))
+            })
         };
         let situation = Situation { hosted: strong.has(&self.fleet, false), local: able(local), ..Situation::default() };
         let choice = self.policy.choose(&score, &situation);

@@ -51,7 +51,11 @@ pub(crate) struct Route {
 
 impl Route {
     pub fn new(name: &str, route: &config::Route, verify: &config::Verify) -> Self {
-        let rungs = route.rungs().iter().map(|rung| rung.backends().into_iter().map(|(name, weight)| (Arc::from(name), weight)).collect()).collect();
+        let rungs = route
+            .rungs()
+            .iter()
+            .map(|rung| rung.backends().into_iter().map(|(name, weight)| (Arc::from(name), weight)).collect())
+            .collect();
         let settings = settings(route.verify.as_ref().unwrap_or(verify));
         Self { name: name.into(), rungs, settings, config: route.clone() }
     }

@@ -1,0 +1,255 @@
+//! The loop over scripted backends: what is asked in which order, and what the caller gets.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use parking_lot::Mutex;
+use spectra_backends::chunk::Finish;
+use spectra_backends::{Ask, Backend, BackendError, ChatRequest, Chunk, Continuation, Facts, Fleet, Member, Price, Reply};
+use tower::service_fn;
+
+use crate::{Asked, RouteError, Router, Trail, Verified};
+
+const CONFIG: &str = r#"
+[backends.weak.script]
+answers = [{ text = "unused: the fleet is given" }]
+[backends.solid.script]
+answers = [{ text = "unused: the fleet is given" }]
+[routes.local]
+ladder = ["weak", "solid"]
+[routes.strong]
+ladder = ["solid"]
+[aliases]
+gpt = "auto"
+"#;
+
+/// One scripted answer.
+#[derive(Clone, Copy)]
+enum Say {
+    Text(&'static str),
+    /// Finished by its length.
+    Short(&'static str),
+    /// Broken off after the text.
+    Cut(&'static str),
+    Status(u16, &'static str),
+}
+
+type Asks = Arc<Mutex<Vec<String>>>;
+
+/// A backend that gives its answers in turn, the last one for ever, and writes down what it was asked.
+fn scripted(name: &'static str, script: &'static [Say], local: bool, asks: &Asks) -> (String, Member) {
+    let (turn, asks) = (Arc::new(Mutex::new(0)), asks.clone());
+    let backend = Backend::new(service_fn(move |ask: Ask| {
+        let at = std::mem::replace(&mut *turn.lock(), usize::MAX).min(script.len() - 1);
+        *turn.lock() = at + 1;
+        asks.lock().push(format!("{name}:{}", ask.request.view().messages.len()));
+        async move { reply(script[at], ask.request.view().stream) }
+    }));
+    let facts = Facts {
+        context_tokens: Some(100_000),
+        tools: true,
+        vision: true,
+        logprobs: true,
+        n_max: 4,
+        json_schema: true,
+        local,
+        price: Price { input: 1.0, output: 1.0 },
+        continues_by: Continuation::Instruction,
+    };
+    (name.to_owned(), Member { backend, facts: Arc::new(facts) })
+}
+
+fn reply(say: Say, stream: bool) -> Result<Reply, BackendError> {
+    let (text, finish) = match say {
+        Say::Status(status, body) => {
+            return Err(BackendError::Upstream { status, headers: Box::default(), body: Bytes::from_static(body.as_bytes()) });
+        }
+        Say::Text(text) => (text, "stop"),
+        Say::Short(text) => (text, "length"),
+        Say::Cut(text) => (text, ""),
+    };
+    let usage = r#""usage":{"prompt_tokens":10,"completion_tokens":5}"#;
+    let quoted = serde_json::Value::from(text).to_string();
+    let mut events: Vec<Result<Chunk, BackendError>> = Vec::new();
+    let mut event = |json: String| events.push(Chunk::parse(json.into()));
+    if !stream {
+        if finish.is_empty() {
+            return Err(BackendError::Broken { what: "cut".into() });
+        }
+        event(format!(
+            r#"{{"id":"w","object":"chat.completion","choices":[{{"index":0,"message":{{"role":"assistant","content":{quoted}}},"finish_reason":"{finish}"}}],{usage}}}"#
+        ));
+    } else {
+        let chunk = |delta: String, finish: &str| {
+            format!(r#"{{"id":"s","object":"chat.completion.chunk","choices":[{{"index":0,"delta":{delta},"finish_reason":{finish}}}]}}"#)
+        };
+        event(chunk(r#"{"role":"assistant","content":""}"#.into(), "null"));
+        for piece in text.split_inclusive(' ') {
+            event(chunk(serde_json::json!({ "content": piece }).to_string(), "null"));
+        }
+        if finish.is_empty() {
+            events.push(Err(BackendError::Broken { what: "cut".into() }));
+        } else {
+            event(chunk("{}".into(), &format!("\"{finish}\"")));
+            event(format!(r#"{{"id":"s","object":"chat.completion.chunk","choices":[],{usage}}}"#));
+        }
+    }
+    Ok(Reply { headers: http::HeaderMap::new(), chunks: Box::pin(futures_util::stream::iter(events)) })
+}
+
+/// What a caller got.
+struct Got {
+    text: String,
+    finish: Option<Finish>,
+    broken: bool,
+    ids: usize,
+}
+
+struct Case {
+    weak: &'static [Say],
+    solid: &'static [Say],
+    body: &'static str,
+}
+
+async fn ask(case: &Case, stream: bool) -> (Result<Got, RouteError>, Vec<String>, crate::Account) {
+    let asks = Asks::default();
+    let fleet = Fleet::new(HashMap::from([scripted("weak", case.weak, true, &asks), scripted("solid", case.solid, false, &asks)]));
+    let config = spectra_config::Config::parse(CONFIG, "test", &|_| None).unwrap();
+    let router = Arc::new(Router::new(&config, fleet).unwrap());
+    let body = format!(r#"{{"stream":{stream},"messages":[{{"role":"user","content":"Say hello"}}],{}}}"#, case.body);
+    let request = ChatRequest::parse(body.into_bytes().into()).unwrap();
+    let trail = Trail::default();
+    let got = match router.answer(&trail, request, Asked::default()).await {
+        Err(error) => Err(error),
+        Ok(answer) => {
+            let mut got = Got { text: String::new(), finish: None, broken: false, ids: 0 };
+            let mut ids = std::collections::HashSet::new();
+            for chunk in answer.chunks.collect::<Vec<_>>().await {
+                let Ok(chunk) = chunk else {
+                    got.broken = true;
+                    break;
+                };
+                ids.insert(chunk.data[..10].to_vec());
+                for choice in chunk.view.choices {
+                    got.text.push_str(choice.content.as_deref().unwrap_or_default());
+                    got.finish = choice.finish.or(got.finish);
+                }
+            }
+            got.ids = ids.len();
+            Ok(got)
+        }
+    };
+    let asked = asks.lock().clone();
+    (got, asked, trail.account())
+}
+
+/// Asks unary and streamed; both must give `text` after the same questions.
+async fn check(case: Case, text: &str, asked: &[&str], verified: Verified) {
+    for stream in [false, true] {
+        let (got, asks, account) = ask(&case, stream).await;
+        let got = got.unwrap_or_else(|error| panic!("{error} after {asks:?}, stream {stream}"));
+        assert_eq!(
+            (got.text.as_str(), &asks[..]),
+            (text, &asked.iter().map(ToString::to_string).collect::<Vec<_>>()[..]),
+            "stream {stream}"
+        );
+        assert!(!got.broken && got.finish == Some(Finish::Stop) && got.ids == 1, "stream {stream}");
+        assert_eq!(account.verified, verified, "stream {stream}");
+        assert_eq!(account.attempts.len(), asked.len());
+        assert!(account.attempts.iter().all(|attempt| attempt.verdict.is_some()));
+    }
+}
+
+const LOCAL: &str = r#""model":"local""#;
+const JSON: &str = r#""model":"local","response_format":{"type":"json_object"}"#;
+
+#[tokio::test]
+async fn a_good_answer_is_delivered_at_once() {
+    check(Case { weak: &[Say::Text("Hello there")], solid: &[Say::Text("no")], body: LOCAL }, "Hello there", &["weak:1"], Verified::Ok)
+        .await;
+}
+
+#[tokio::test]
+async fn an_unusable_answer_is_asked_again_with_its_error_and_then_escalated() {
+    let case = Case { weak: &[Say::Text("not json at all")], solid: &[Say::Text(r#"{"a": 1}"#)], body: JSON };
+    check(case, r#"{"a": 1}"#, &["weak:1", "weak:3", "solid:1"], Verified::Ok).await;
+}
+
+#[tokio::test]
+async fn a_fence_is_mended_without_asking_again() {
+    let case = Case { weak: &[Say::Text("```json\n{\"a\": 1}\n```")], solid: &[Say::Text("no")], body: JSON };
+    check(case, r#"{"a": 1}"#, &["weak:1"], Verified::Repaired).await;
+}
+
+#[tokio::test]
+async fn a_truncated_answer_is_continued_and_judged_as_a_whole() {
+    let case = Case { weak: &[Say::Short(r#"{"names": ["one", "#), Say::Text(r#""two"]}"#)], solid: &[Say::Text("no")], body: JSON };
+    check(case, r#"{"names": ["one", "two"]}"#, &["weak:1", "weak:3"], Verified::Ok).await;
+}
+
+#[tokio::test]
+async fn a_model_that_is_down_is_passed_over() {
+    for status in [429, 500, 503, 401] {
+        let case = Case { weak: Box::leak(Box::new([Say::Status(status, "busy")])), solid: &[Say::Text("Hello there")], body: LOCAL };
+        check(case, "Hello there", &["weak:1", "solid:1"], Verified::Ok).await;
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_is_too_long_for_one_model_goes_to_the_next_and_a_bad_one_to_none() {
+    let long = Say::Status(400, r#"{"error":{"code":"context_length_exceeded"}}"#);
+    check(
+        Case { weak: Box::leak(Box::new([long])), solid: &[Say::Text("Hello")], body: LOCAL },
+        "Hello",
+        &["weak:1", "solid:1"],
+        Verified::Ok,
+    )
+    .await;
+    let case = Case { weak: &[Say::Status(400, r#"{"error":{"code":"invalid_value"}}"#)], solid: &[Say::Text("Hello")], body: LOCAL };
+    let (got, asks, _) = ask(&case, false).await;
+    assert!(matches!(got, Err(RouteError::Exhausted { attempts: 1, .. })), "{asks:?}");
+}
+
+#[tokio::test]
+async fn a_committed_stream_that_is_cut_is_continued_by_the_next_rung() {
+    let case = Case { weak: &[Say::Cut("Hello there my ")], solid: &[Say::Text("friend and neighbour")], body: LOCAL };
+    let (got, asks, account) = ask(&case, true).await;
+    let got = got.unwrap();
+    assert_eq!(got.text, "Hello there my friend and neighbour");
+    assert_eq!((got.ids, got.finish, got.broken), (1, Some(Finish::Stop), false));
+    assert_eq!(asks, ["weak:1", "solid:3"]);
+    assert_eq!((account.verified, account.rescues), (Verified::Repaired, 1));
+}
+
+#[tokio::test]
+async fn a_committed_stream_that_nobody_can_continue_is_broken_off() {
+    let case = Case { weak: &[Say::Cut("Hello there my ")], solid: &[Say::Status(500, "down")], body: LOCAL };
+    let (got, _, account) = ask(&case, true).await;
+    assert!(got.unwrap().broken);
+    assert_eq!(account.verified, Verified::Failed);
+}
+
+#[tokio::test]
+async fn a_broken_contract_is_an_error_and_never_passed_off() {
+    let case = Case { weak: &[Say::Text("nope")], solid: &[Say::Text("nope either")], body: JSON };
+    for stream in [false, true] {
+        let (got, asks, _) = ask(&case, stream).await;
+        assert!(matches!(got, Err(RouteError::Exhausted { attempts: 4, .. })), "{asks:?}");
+        assert_eq!(asks, ["weak:1", "weak:3", "solid:1", "solid:3"]);
+    }
+}
+
+#[tokio::test]
+async fn names_lead_where_they_say() {
+    for (model, first) in
+        [("auto", "weak:1"), ("gpt", "weak:1"), ("local", "weak:1"), ("strong", "solid:1"), ("solid", "solid:1"), ("weak", "weak:1")]
+    {
+        let body = Box::leak(format!(r#""model":"{model}""#).into_boxed_str());
+        let (got, asks, _) = ask(&Case { weak: &[Say::Text("Hello")], solid: &[Say::Text("Hello")], body }, false).await;
+        assert!(got.is_ok() && asks == [first], "{model}: {asks:?}");
+    }
+    let (got, _, _) = ask(&Case { weak: &[Say::Text("x")], solid: &[Say::Text("x")], body: r#""model":"gpt-99""# }, false).await;
+    assert!(matches!(got, Err(RouteError::UnknownModel { .. })));
+}
