@@ -6,6 +6,7 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 
 use tokio::sync::{mpsc, watch};
 
+use super::constraint::Constraint;
 use super::context::{Context, MOST_SEQUENCES, Shape};
 use super::memory;
 use super::model::{LoadError, Model, Token};
@@ -50,6 +51,8 @@ pub struct Job {
     /// The answer ends before the first of these.
     pub stop: Vec<String>,
     pub sampling: Sampling,
+    /// What the answer must be.
+    pub constraint: Option<Constraint>,
     /// Bounded. While it is full the job pauses; dropping its receiver ends the job.
     pub events: mpsc::Sender<Event>,
 }

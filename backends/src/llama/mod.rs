@@ -9,6 +9,8 @@ mod snapshot;
 mod supervisor;
 
 #[cfg(feature = "llama")]
+mod constraint;
+#[cfg(feature = "llama")]
 mod context;
 #[cfg(feature = "llama")]
 mod engine;
@@ -31,6 +33,8 @@ pub use settings::{KvType, Settings};
 pub use snapshot::Snapshot;
 pub use supervisor::{Exit, Health, State, Supervision, Supervisor, WorkerPhase};
 
+#[cfg(feature = "llama")]
+pub use constraint::{Constraint, Form, Grammars, Strength, Unsupported};
 #[cfg(feature = "llama")]
 pub use engine::{Ended, Engine, Event, Job, Limits, Refused};
 #[cfg(feature = "llama")]

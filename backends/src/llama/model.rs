@@ -1,5 +1,6 @@
 //! The weights, and everything about the vocabulary that is read once so that no later call can go out of range.
 
+use std::collections::HashMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -20,6 +21,9 @@ pub struct Model {
     /// The bytes of every token; control tokens have none.
     pieces: Vec<Box<[u8]>>,
     ends: Vec<bool>,
+    /// The names of control tokens.
+    controls: HashMap<Token, Box<[u8]>>,
+    end: Option<u32>,
     specials: Specials,
     template: Option<String>,
     name: String,
@@ -85,7 +89,12 @@ impl Model {
         let weights = LlamaModel::load_from_file(backend()?, path, &params).map_err(|_| LoadError::Refused { path: path.clone() })?;
         let vocab = weights.vocab();
         let count = weights.n_vocab();
-        let pieces = (0..count).map(|id| vocab.token_to_piece(LlamaToken(id), false, None).into_boxed_slice()).collect();
+        let pieces: Vec<Box<[u8]>> =
+            (0..count).map(|id| vocab.token_to_piece(LlamaToken(id), false, None).into_boxed_slice()).collect();
+        let nameless = (0..count).zip(&pieces).filter(|(_, piece)| piece.is_empty());
+        let controls =
+            nameless.map(|(id, _)| (id, vocab.token_to_piece(LlamaToken(id), true, None).into_boxed_slice())).collect();
+        let end = [vocab.eot(), vocab.eos()].into_iter().find_map(|token| u32::try_from(token.0).ok());
         let ends = (0..count).map(|id| vocab.is_eog(LlamaToken(id))).collect();
         let text = |token: LlamaToken| {
             let known = (0..count).contains(&token.0);
@@ -96,7 +105,7 @@ impl Model {
         let template = weights.chat_template(None).ok().and_then(|template| template.to_string().ok());
         let stem = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
         let name = weights.meta_val_str("general.name").ok().filter(|name| !name.is_empty()).unwrap_or(stem);
-        Ok(Self { pieces, ends, specials, template, name, weights })
+        Ok(Self { pieces, ends, controls, end, specials, template, name, weights })
     }
 
     /// `general.name` of the GGUF, or the file's name.
@@ -134,6 +143,17 @@ impl Model {
     #[must_use]
     pub fn piece(&self, token: Token) -> &[u8] {
         usize::try_from(token).ok().and_then(|at| self.pieces.get(at)).map_or(&[], |piece| piece)
+    }
+
+    /// The name of a control token, such as `[TOOL_CALLS]`; empty for others.
+    #[must_use]
+    pub fn control(&self, token: Token) -> &[u8] {
+        self.controls.get(&token).map_or(&[], |name| name)
+    }
+
+    /// The token that ends a turn.
+    pub(crate) fn end_token(&self) -> Option<u32> {
+        self.end
     }
 
     /// True for the tokens that end an answer.

@@ -22,6 +22,9 @@ const AHEAD: usize = 32;
 /// Choices one request may ask for.
 const MOST_CHOICES: u32 = 16;
 
+/// Longest time for rendering a prompt and compiling its schema.
+const PREPARE: Duration = Duration::from_secs(10);
+
 type Events = SelectAll<std::pin::Pin<Box<dyn Stream<Item = (usize, Event)> + Send>>>;
 
 /// Answers one request. Dropping the response ends the generation.
@@ -64,12 +67,13 @@ fn check(view: &View) -> Result<(), Problem> {
 /// Renders and tokenises the prompt, and hands one job per choice to the engine.
 async fn submit(loaded: &Arc<Loaded>, view: &View) -> Result<(Events, usize), Problem> {
     let (there, asked) = (Arc::clone(loaded), view.clone());
-    let prompt = tokio::task::spawn_blocking(move || there.prompt_tokens(&asked))
-        .await
-        .map_err(|error| Problem::engine(&format!("rendering the prompt failed: {error}")))??;
+    let preparing = tokio::task::spawn_blocking(move || there.prepare(&asked));
+    let prepared = tokio::time::timeout(PREPARE, preparing).await.map_err(|_| Problem::slow_schema())?;
+    let (prompt, constraints) = prepared.map_err(|error| Problem::engine(&format!("rendering the prompt failed: {error}")))??;
     let mut events = Events::new();
     let count = view.n.max(1);
     let seed = random();
+    let mut constraints = constraints.into_iter();
     for choice in 0..count {
         let (sender, mut receiver) = mpsc::channel(AHEAD);
         let job = Job {
@@ -77,6 +81,7 @@ async fn submit(loaded: &Arc<Loaded>, view: &View) -> Result<(Events, usize), Pr
             max_tokens: view.max_tokens,
             stop: view.stop.clone(),
             sampling: Sampling::of(view, seed, choice),
+            constraint: constraints.next(),
             events: sender,
         };
         loaded.engine.submit(job).map_err(|refused| refusal(&refused))?;

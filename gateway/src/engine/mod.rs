@@ -16,8 +16,8 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
-use spectra_backends::chat::View;
-use spectra_backends::llama::{Engine, LoadError, Prompt, PromptError, Settings};
+use spectra_backends::chat::{Format, View};
+use spectra_backends::llama::{Constraint, Engine, Form, Grammars, LoadError, Prompt, PromptError, Settings};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 
@@ -63,6 +63,7 @@ impl WorkerError {
 struct Loaded {
     engine: Engine,
     prompt: Result<Prompt, PromptError>,
+    grammars: Grammars,
     /// The name answers carry.
     name: String,
     fingerprint: String,
@@ -77,10 +78,23 @@ impl Loaded {
         }
         let name = name.unwrap_or_else(|| engine.model().name().to_owned());
         let fingerprint = format!("spectra-{}", env!("CARGO_PKG_VERSION"));
-        Ok(Self { engine, prompt, name, fingerprint })
+        let grammars = Grammars::of(engine.model());
+        Ok(Self { engine, prompt, grammars, name, fingerprint })
     }
 
-    /// The tokens of a chat.
+    /// The tokens of a chat, and for each choice what holds its answer to the requested form.
+    fn prepare(&self, view: &View) -> Result<(Vec<i32>, Vec<Constraint>), Problem> {
+        let tokens = self.prompt_tokens(view)?;
+        let form = match &view.format {
+            Format::Text => return Ok((tokens, Vec::new())),
+            Format::JsonObject => Form::Object,
+            Format::JsonSchema { schema: None, .. } => Form::Schema("{}".into()),
+            Format::JsonSchema { schema: Some(schema), .. } => Form::Schema(Arc::clone(schema)),
+        };
+        let compile = |_| self.grammars.compile(&form).map_err(|error| Problem::unsupported(&error));
+        Ok((tokens, (0..view.n.max(1)).map(compile).collect::<Result<_, _>>()?))
+    }
+
     fn prompt_tokens(&self, view: &View) -> Result<Vec<i32>, Problem> {
         let prompt =
             self.prompt.as_ref().map_err(|error| Problem::new(StatusCode::NOT_IMPLEMENTED, "no_chat_template", error.to_string()))?;

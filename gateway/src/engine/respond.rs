@@ -11,6 +11,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt, Full, StreamBody};
 use serde_json::json;
 use spectra_backends::chat::BadRequest;
+use spectra_backends::llama::Unsupported;
 
 pub(super) type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, Infallible>;
 
@@ -38,6 +39,16 @@ impl Problem {
 
     pub(super) fn engine(why: &str) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "engine_error", format!("The engine failed: {why}."))
+    }
+
+    /// A form that cannot be enforced here. Not the caller's fault: another model may honour it.
+    pub(super) fn unsupported(error: &Unsupported) -> Self {
+        let message = format!("This model's answers cannot be held to the requested format: {error}.");
+        Self { param: Some("response_format".into()), ..Self::new(StatusCode::NOT_IMPLEMENTED, "constraint_unsupported", message) }
+    }
+
+    pub(super) fn slow_schema() -> Self {
+        Self::unsupported(&Unsupported("reading it took too long".into()))
     }
 
     pub(super) fn engine_gone() -> Self {

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
+use super::super::constraint::Constraint;
 use super::super::context::Context;
 use super::super::engine::{Ended, Event, Job};
 use super::super::model::{Model, Token};
@@ -22,6 +23,7 @@ pub(crate) struct Sequence {
     /// Most tokens of the answer.
     limit: usize,
     sampler: Sampler,
+    constraint: Option<Constraint>,
     text: Text,
     /// Tokens whose text is held back, where log probabilities were asked for.
     untold: Vec<TokenChoice>,
@@ -86,6 +88,7 @@ impl Sequence {
             limit: job.max_tokens.map_or(most, |asked| most.min(asked as usize)),
             wants_logprobs: job.sampling.logprobs.is_some(),
             sampler: Sampler::new(job.sampling, &job.prompt),
+            constraint: job.constraint,
             text: Text::new(job.stop),
             untold: Vec::new(),
             outbox,
@@ -138,12 +141,21 @@ impl Sequence {
 
     /// Takes the next token from the logits.
     pub(crate) fn advance(&mut self, model: &Model, logits: &[f32]) {
-        let Some(choice) = self.sampler.choose(logits, None) else {
+        let allowed = match self.constraint.as_mut().map(Constraint::allowed).transpose() {
+            Ok(allowed) => allowed,
+            Err(error) => return self.fail(&format!("the constraint broke: {error}")),
+        };
+        let Some(choice) = self.sampler.choose(logits, allowed.as_deref()) else {
             return self.fail("no token is allowed here");
         };
         let token = choice.token;
         self.tokens.push(token);
         self.sampler.accept(token);
+        if let Some(constraint) = &mut self.constraint
+            && let Err(error) = constraint.accept(token, model.piece(token))
+        {
+            return self.fail(&format!("the constraint broke: {error}"));
+        }
         if model.ends(token) {
             return self.end(Ended::Stop);
         }
@@ -159,7 +171,9 @@ impl Sequence {
                 if !text.is_empty() {
                     self.tell(text);
                 }
-                if self.tokens.len() - self.prompt >= self.limit {
+                if self.constraint.as_ref().is_some_and(Constraint::is_complete) {
+                    self.end(Ended::Stop);
+                } else if self.tokens.len() - self.prompt >= self.limit {
                     self.end(Ended::Length);
                 }
             }
