@@ -104,7 +104,7 @@ pub struct Workers {
 
 impl Default for Workers {
     fn default() -> Self {
-        Self { program: None, heartbeat_ms: 10_000, load_ms: 300_000, backoff_ms: 250, backoff_max_ms: 30_000, idle_unload_ms: 0 }
+        Self { program: None, heartbeat_ms: 4_000, load_ms: 300_000, backoff_ms: 250, backoff_max_ms: 30_000, idle_unload_ms: 0 }
     }
 }
 

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 
 use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
-use llguidance::toktrie::{InferenceCapabilities, TokEnv, TokRxInfo, TokTrie, ApproximateTokEnv};
+use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{Matcher, ParserFactory};
 use parking_lot::Mutex;
 
@@ -110,7 +110,9 @@ impl Grammars {
 
     fn build(&self, form: &Form) -> Result<Kept, Unsupported> {
         let text = match form {
-            Form::Object => return self.parser(GrammarWithLexer::from_json_schema(schema::options(schema::object(), false)), Strength::Strict),
+            Form::Object => {
+                return self.parser(GrammarWithLexer::from_json_schema(schema::options(schema::object(), false)), Strength::Strict);
+            }
             Form::Grammar(text) if text.len() > MOST_SCHEMA_BYTES => return Err(Unsupported("the grammar is too long".into())),
             Form::Grammar(text) => return self.parser(GrammarWithLexer::from_lark(text.to_string()), Strength::Strict),
             Form::Schema(text) => text,

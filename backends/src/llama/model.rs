@@ -89,11 +89,9 @@ impl Model {
         let weights = LlamaModel::load_from_file(backend()?, path, &params).map_err(|_| LoadError::Refused { path: path.clone() })?;
         let vocab = weights.vocab();
         let count = weights.n_vocab();
-        let pieces: Vec<Box<[u8]>> =
-            (0..count).map(|id| vocab.token_to_piece(LlamaToken(id), false, None).into_boxed_slice()).collect();
+        let pieces: Vec<Box<[u8]>> = (0..count).map(|id| vocab.token_to_piece(LlamaToken(id), false, None).into_boxed_slice()).collect();
         let nameless = (0..count).zip(&pieces).filter(|(_, piece)| piece.is_empty());
-        let controls =
-            nameless.map(|(id, _)| (id, vocab.token_to_piece(LlamaToken(id), true, None).into_boxed_slice())).collect();
+        let controls = nameless.map(|(id, _)| (id, vocab.token_to_piece(LlamaToken(id), true, None).into_boxed_slice())).collect();
         let end = [vocab.eot(), vocab.eos()].into_iter().find_map(|token| u32::try_from(token.0).ok());
         let ends = (0..count).map(|id| vocab.is_eog(LlamaToken(id))).collect();
         let text = |token: LlamaToken| {
@@ -165,7 +163,8 @@ impl Model {
     /// Tokens of a rendered prompt; special tokens in it are read as such. Adds the model's BOS where the template has not.
     #[must_use]
     pub fn tokenize(&self, text: &str) -> Vec<Token> {
-        let adds = self.specials.adds_bos && !(text.starts_with(&self.specials.bos) && !self.specials.bos.is_empty());
+        let bos = self.specials.bos.as_str();
+        let adds = self.specials.adds_bos && (bos.is_empty() || !text.starts_with(bos));
         let tokens = self.weights.vocab().tokenize(text.as_bytes(), adds, true);
         tokens.into_iter().map(|token| token.0).collect()
     }

@@ -247,11 +247,7 @@ mod tests {
     use super::*;
 
     fn settings() -> Sampling {
-        let mut view = chat::View::default();
-        view.temperature = Some(1.0);
-        view.top_p = Some(1.0);
-        view.top_k = Some(0);
-        view.min_p = Some(0.0);
+        let view = chat::View { temperature: Some(1.0), top_p: Some(1.0), top_k: Some(0), min_p: Some(0.0), ..chat::View::default() };
         Sampling::of(&view, 7, 0)
     }
 

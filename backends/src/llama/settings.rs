@@ -72,6 +72,26 @@ impl Settings {
         }
     }
 
+    /// From the operator's words; `model` is the file that their name or path stands for.
+    #[must_use]
+    pub fn of(model: PathBuf, backend: &spectra_config::Backend, llama: &spectra_config::Llama) -> Self {
+        Self {
+            context_tokens: backend.context_tokens,
+            slots: llama.slots,
+            queue: backend.queue,
+            threads: llama.threads,
+            gpu_layers: llama.gpu_layers,
+            kv_type: match llama.kv_type {
+                spectra_config::KvType::F16 => KvType::F16,
+                spectra_config::KvType::Q8_0 => KvType::Q8_0,
+            },
+            flash_attention: llama.flash_attention,
+            batch_tokens: llama.batch_tokens,
+            embeddings: llama.embeddings,
+            ..Self::new(model)
+        }
+    }
+
     /// The arguments that make `spectra engine` run with these settings.
     #[must_use]
     pub fn arguments(&self) -> Vec<std::ffi::OsString> {

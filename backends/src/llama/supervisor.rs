@@ -41,11 +41,26 @@ impl Default for Supervision {
     fn default() -> Self {
         Self {
             program: None,
-            heartbeat: Duration::from_secs(10),
+            heartbeat: Duration::from_secs(4),
             load: Duration::from_secs(300),
             backoff: Duration::from_millis(250),
             backoff_max: Duration::from_secs(30),
             alias: None,
+        }
+    }
+}
+
+impl Supervision {
+    /// From the operator's words; `alias` is the backend's name.
+    #[must_use]
+    pub fn of(workers: &spectra_config::Workers, alias: &str) -> Self {
+        Self {
+            program: workers.program.as_ref().map(PathBuf::from),
+            heartbeat: Duration::from_millis(workers.heartbeat_ms),
+            load: Duration::from_millis(workers.load_ms),
+            backoff: Duration::from_millis(workers.backoff_ms),
+            backoff_max: Duration::from_millis(workers.backoff_max_ms),
+            alias: Some(alias.to_owned()),
         }
     }
 }

@@ -3,7 +3,8 @@
 use super::*;
 
 fn grammars() -> Grammars {
-    let words: Vec<Vec<u8>> = (0..=255_u8).map(|byte| if byte < 255 { vec![byte] } else { vec![0xFF, b'<', b'e', b'n', b'd', b'>'] }).collect();
+    let words: Vec<Vec<u8>> =
+        (0..=255_u8).map(|byte| if byte < 255 { vec![byte] } else { vec![0xFF, b'<', b'e', b'n', b'd', b'>'] }).collect();
     let trie = TokTrie::from(&TokRxInfo::new(256, 255), &words).with_eos_tokens(&[255]);
     let numbers = Arc::new(Numbers::of(&words));
     Grammars { environment: Arc::new(ApproximateTokEnv::new(trie)), factory: OnceLock::new(), kept: Mutex::default(), numbers }
@@ -29,7 +30,9 @@ fn schema(text: &str) -> Form {
 #[test]
 fn only_what_the_schema_allows_can_be_written() {
     let grammars = grammars();
-    let form = schema(r#"{"type":"object","properties":{"n":{"type":"integer"},"s":{"enum":["a","b"]}},"required":["n","s"],"additionalProperties":false}"#);
+    let form = schema(
+        r#"{"type":"object","properties":{"n":{"type":"integer"},"s":{"enum":["a","b"]}},"required":["n","s"],"additionalProperties":false}"#,
+    );
     for (text, expected) in [
         (r#"{"n": 1, "s": "a"}"#, true),
         (r#"{"n": -12, "s": "b"}"#, true),

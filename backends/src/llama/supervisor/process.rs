@@ -35,7 +35,7 @@ impl Process {
         die_with_us(&mut command);
         let mut child = command.spawn()?;
         let stdin = child.stdin.take();
-        let log = Log { lines: child.stderr.take().map(|stderr| BufReader::new(stderr)), last: VecDeque::new() };
+        let log = Log { lines: child.stderr.take().map(BufReader::new), last: VecDeque::new() };
         Ok(Self { child, _stdin: stdin, log })
     }
 
