@@ -7,6 +7,7 @@ use clap::Parser;
 #[cfg(feature = "llama")]
 use spectra_gateway::cli::engine::{self, EngineArgs};
 use spectra_gateway::cli::model::{self, ModelArgs};
+use spectra_gateway::cli::verify::{self, VerifyArgs};
 
 #[derive(Parser)]
 #[command(name = "spectra", version)]
@@ -16,6 +17,8 @@ enum Cli {
     Engine(EngineArgs),
     /// Get models onto this machine, list, remove and find them
     Model(ModelArgs),
+    /// Judge files of answers as the gateway would, without a model
+    Verify(VerifyArgs),
 }
 
 #[tokio::main]
@@ -25,6 +28,7 @@ async fn main() -> ExitCode {
         #[cfg(feature = "llama")]
         Cli::Engine(args) => engine::run(args).await,
         Cli::Model(args) => model::run(args).await,
+        Cli::Verify(args) => verify::run(&args),
     };
     ended.unwrap_or_else(|error| {
         drop(writeln!(std::io::stderr(), "error: {error:#}"));

@@ -3,3 +3,4 @@
 #[cfg(feature = "llama")]
 pub mod engine;
 pub mod model;
+pub mod verify;

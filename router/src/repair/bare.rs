@@ -206,7 +206,9 @@ fn is_inline(text: &str, at: usize) -> bool {
 fn chosen(text: &str, mut candidates: Vec<Candidate>, given: &Given<'_>) -> Result<(Candidate, bool), Option<Why>> {
     if candidates.len() > 1 {
         // Citations and empty brackets in the prose beside an answer.
-        let is_aside = |candidate: &Candidate| candidate.inline && !candidate.fenced && is_small(&candidate.found.text);
+        let in_words = |start: usize| !text[..start].trim_end().ends_with(['}', ']', ',']);
+        let is_aside =
+            |candidate: &Candidate| candidate.inline && !candidate.fenced && is_small(&candidate.found.text) && in_words(candidate.start);
         if candidates.iter().any(|candidate| !is_aside(candidate)) {
             candidates.retain(|candidate| !is_aside(candidate));
         }
@@ -227,7 +229,8 @@ fn chosen(text: &str, mut candidates: Vec<Candidate>, given: &Given<'_>) -> Resu
     }
     let mut repeated = false;
     for other in rest {
-        if !same(&first.found.text, &other.found.text) {
+        let listed = text[..other.start].trim_end().ends_with(',');
+        if listed || is_small(&first.found.text) || !same(&first.found.text, &other.found.text) {
             return Err(Some(Why::Several));
         }
         repeated = true;

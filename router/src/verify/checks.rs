@@ -199,9 +199,10 @@ impl Settings {
 #[derive(Clone, Debug)]
 pub enum Wanted {
     Text,
-    /// A JSON object, or whatever the schema says.
     Json {
         schema: Option<Arc<Schema>>,
+        /// The root must be an object, as `json_object` promises.
+        object: bool,
     },
 }
 
@@ -237,7 +238,14 @@ impl Checks {
     /// Checks that ask for JSON alone, without a request: for files of answers.
     #[must_use]
     pub fn of_json(settings: Settings, schema: Option<Arc<Schema>>) -> Self {
-        Self { settings, wanted: Wanted::Json { schema }, tools: Vec::new(), tool_choice: ToolChoice::None, limited: false, asked: None }
+        Self {
+            settings,
+            wanted: Wanted::Json { schema, object: false },
+            tools: Vec::new(),
+            tool_choice: ToolChoice::None,
+            limited: false,
+            asked: None,
+        }
     }
 
     #[must_use]
@@ -271,10 +279,10 @@ impl SchemaCache {
         };
         let wanted = match &view.format {
             Format::Text => Wanted::Text,
-            Format::JsonObject => Wanted::Json { schema: None },
+            Format::JsonObject => Wanted::Json { schema: None, object: true },
             Format::JsonSchema { schema, .. } => {
                 let schema = schema.as_deref().map(|text| compiled(text, "response_format.json_schema.schema".into())).transpose()?;
-                Wanted::Json { schema }
+                Wanted::Json { schema, object: false }
             }
         };
         let mut tools = Vec::with_capacity(view.tools.len());

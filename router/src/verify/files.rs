@@ -25,7 +25,7 @@ pub(super) fn judge(value: &Value, settings: &Settings) -> Result<(), Flaw> {
     while let Some(value) = open.pop() {
         match value {
             Value::Array(list) => {
-                distinct_paths(list, settings)?;
+                sound_paths(list, settings)?;
                 open.extend(list.iter().rev());
             }
             Value::Object(map) => {
@@ -50,9 +50,6 @@ pub(super) fn judge(value: &Value, settings: &Settings) -> Result<(), Flaw> {
 /// As [`judge`].
 pub(super) fn judge_file(path: &str, content: &str, settings: &Settings) -> Result<(), Flaw> {
     if settings.placeholder {
-        if let Some(why) = unsafe_path(path) {
-            return Err(Flaw::Custom { check: "file_path".into(), why: format!("{path:?} {why}") });
-        }
         if let Some(why) = placeholder::of_file(path, content) {
             return Err(Flaw::Placeholder { at: path.to_owned(), why });
         }
@@ -107,13 +104,16 @@ fn unsafe_path(path: &str) -> Option<&'static str> {
     path.contains('\0').then_some("holds a NUL")
 }
 
-/// Two files of one list under one path: one of them would be lost.
-fn distinct_paths(list: &[Value], settings: &Settings) -> Result<(), Flaw> {
+/// Paths of a list of files stay inside the project, and no two files share one: one of them would be lost.
+fn sound_paths(list: &[Value], settings: &Settings) -> Result<(), Flaw> {
     if !settings.placeholder {
         return Ok(());
     }
     let mut seen = std::collections::HashMap::new();
     for (path, content) in list.iter().filter_map(Value::as_object).filter_map(file_in) {
+        if let Some(why) = unsafe_path(path) {
+            return Err(Flaw::Custom { check: "file_path".into(), why: format!("{path:?} {why}") });
+        }
         if seen.insert(path.trim_start_matches("./"), content).is_some_and(|other| other != content) {
             return Err(Flaw::Custom { check: "file_path".into(), why: format!("{path:?} is given twice with different content") });
         }

@@ -3,7 +3,7 @@
 /// Bytes of text between two looks for a loop.
 pub(super) const STEP: usize = 512;
 /// A stream that repeats itself for this many bytes is stopped.
-pub(super) const HOPELESS_BYTES: usize = 4096;
+pub(super) const HOPELESS_BYTES: usize = 8192;
 /// A finished answer that ends in this many bytes of repetition is looping.
 const FINAL_BYTES: usize = 600;
 /// The longest period that is looked for.

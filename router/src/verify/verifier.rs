@@ -244,7 +244,7 @@ fn judge(checks: &Checks, choice: &mut JudgedChoice, margin: Option<f32>) -> Res
             return Err(if by_length { Flaw::Truncated { by_length, bytes: choice.text.len() } } else { Flaw::Empty });
         }
         match &checks.wanted {
-            Wanted::Json { schema } if settings.json => stages = structured(checks, choice, schema.as_deref(), by_length)?,
+            Wanted::Json { schema, .. } if settings.json => stages = structured(checks, choice, schema.as_deref(), by_length)?,
             _ => plain(checks, choice, by_length)?,
         }
         for custom in &settings.custom {
@@ -294,7 +294,7 @@ fn structured(checks: &Checks, choice: &mut JudgedChoice, schema: Option<&Schema
         }
     };
     match schema {
-        None if settings.schema && matches!(checks.wanted, Wanted::Json { schema: None }) && !value.is_object() && !value.is_array() => {
+        None if settings.schema && matches!(checks.wanted, Wanted::Json { object: true, .. }) && !value.is_object() => {
             return Err(Flaw::OffSchema { errors: vec!["(root): expected an object".into()] });
         }
         None => {}

@@ -55,16 +55,19 @@ fn of_code(name: &str, language: Language, content: &str) -> Option<String> {
     let tree = code::parsed(language, content)?;
     let root = tree.root_node();
     let outline = stubs::outline(language, root, content);
-    if let Some(comment) = outline.comments.iter().find(|comment| phrases::elides(comment)) {
-        return Some(format!("code is left out: {:?}", super::text::excerpt(comment.trim(), 80)));
+    let remarks = || outline.comments.iter().filter(|comment| !is_documentation(comment));
+    let clip = |comment: &str| super::text::excerpt(comment.trim(), 80);
+    // A line of dots in a long file is somebody's style; in a short one it is a gap.
+    let gap = |comment: &&&String| phrases::elides(comment) && (content.len() < 12_000 || comment.chars().any(char::is_alphabetic));
+    if let Some(comment) = remarks().find(|comment| gap(&comment)) {
+        return Some(format!("code is left out: {:?}", clip(comment)));
     }
-    let promise = outline.comments.iter().find(|comment| phrases::promises(comment));
     if outline.statements == 0 {
-        let harmless = may_be_empty(name) || !(language.is_program() || matches!(language, Language::Sql | Language::Dockerfile));
+        let promise = outline.comments.iter().find(|comment| phrases::promises(comment));
+        let program = language.is_program() || matches!(language, Language::Sql | Language::Dockerfile);
+        let harmless = may_be_empty(name) || name.ends_with(".d.ts") || !program || content.len() > 600;
         return match promise {
-            Some(promise) if name != "__init__.py" => {
-                Some(format!("nothing but a promise: {:?}", super::text::excerpt(promise.trim(), 80)))
-            }
+            Some(promise) if name != "__init__.py" && content.len() < 600 => Some(format!("nothing but a promise: {:?}", clip(promise))),
             _ => (!harmless).then(|| "comments and no code".into()),
         };
     }
@@ -72,16 +75,27 @@ fn of_code(name: &str, language: Language, content: &str) -> Option<String> {
         // Not code at all is for the parser to say; what follows needs a tree to trust.
         return prose::of_text(name, content.trim()).filter(|_| content.len() < 400);
     }
-    if name.ends_with(".pyi") || name.ends_with(".d.ts") {
+    if name.ends_with(".pyi") || name.ends_with(".d.ts") || is_idle_by_trade(name) {
         return None;
     }
     if let Some(why) = outline.hollow(language) {
         return Some(why);
     }
-    let thin = outline.functions.iter().all(|function| function.stub.is_some()) && outline.effective <= 3;
+    let promise = remarks().find(|comment| phrases::promises(comment));
     promise
-        .filter(|_| thin && language.is_program())
-        .map(|promise| format!("little but a promise: {:?}", super::text::excerpt(promise.trim(), 80)))
+        .filter(|_| language.is_program() && outline.is_thin(language))
+        .map(|promise| format!("little but a promise: {:?}", clip(promise)))
+}
+
+/// Comments that document code, with examples that leave things out.
+fn is_documentation(comment: &str) -> bool {
+    comment.starts_with("///") || comment.starts_with("//!") || comment.starts_with("/**") || comment.starts_with("/*!")
+}
+
+/// `noop.rs`, `fake_mailer.py`: files whose functions do nothing on purpose.
+fn is_idle_by_trade(name: &str) -> bool {
+    let stem = name.split('.').next().unwrap_or(name).to_ascii_lowercase();
+    stem.split(['_', '-']).any(|word| matches!(word, "noop" | "null" | "fake" | "fakes" | "mock" | "mocks" | "dummy" | "stubs"))
 }
 
 /// What Python's grammar lets pass and Python does not: blocks without statements, tabs and spaces mixed.

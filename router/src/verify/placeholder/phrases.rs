@@ -8,17 +8,19 @@ use regex::Regex;
 static ELISION: LazyLock<Option<Regex>> = LazyLock::new(|| {
     Regex::new(concat!(
         r"(?ix)",
-        r"\b(rest|remainder)\s+of\s+(the|your|this|my)\s+(\w+\s+)?(code|file|implementation|class|module|function|functions|methods?|logic|script|routes?|content|app|application|endpoints?|imports?|config(uration)?|document)\b",
-        r"|\b(existing|previous|original|remaining|unchanged|other)\s+(code|implementation|imports?|methods?|functions?|routes?|endpoints?|content|logic)\s*(here|(remains?|stays?|is|are|go(es)?)\s+(here|unchanged|the\s+same|as\s+(is|before))|\.\.\.|…|$)",
-        r"|\b(remains?|stays?|is|are)\s+(the\s+same|unchanged)(\s+(as|here)\b.*)?$",
-        r"|\bsame\s+(code\s+|content\s+)?as\s+(above|before|previous(ly)?|earlier|in\s+the\s+previous|the\s+(previous|above|original))",
+        // "the rest of the code remains the same", "... existing imports ..."
+        r"^\W*(\w+\s+){0,2}(rest|remainder)\s+of\s+(the|your|this|my)\s+(\w+\s+){0,2}(code|file|implementation|class|module|functions?|methods?|logic|script|routes?|content|app|application|endpoints?|imports?|config(uration)?|document|fields?|models?|tests?)",
+        r"\s*($|[.,:(…]|here|above|below|remains?|stays?|is\b|are\b|goes|unchanged|continues|omitted|as\s+(before|is|above)|from\s+(above|before|the\s+(previous|original)))",
+        r"|^\W*((your|the|all|keep|other|my|with|include)\s+){0,2}(existing|previous|original|remaining|unchanged)\s+(\w+\s+)?(code|implementation|imports?|methods?|functions?|routes?|endpoints?|content|logic|fields?|models?)",
+        r"\s*($|[.:…]|here|(remains?|stays?|goes?)\b|(is|are)\s+(here|unchanged|the\s+same))",
+        r"|\b(code|file|implementation|everything(\s+else)?|logic|rest|content|function|class)\s+(remains?|stays?)\s+(the\s+same|unchanged)",
         r"|\b(omitted|truncated|shortened|abbreviated|skipped|left\s+out)\s+for\s+(brevity|clarity|simplicity|space|length)",
-        r"|\b(code|implementation|content|logic|rest|details?)\s+(is\s+|are\s+|has\s+been\s+)?(omitted|truncated|elided|unchanged)\b",
-        r"|\b(your|the|actual|main|real)\s+(code|implementation|logic|content|business\s+logic)\s+(goes\s+|comes\s+|belongs\s+)?here\b",
-        r"|^\W*(implementation|code|logic|content)\s+(goes\s+|comes\s+)?here\b",
-        r"|\b(continue|continues|and\s+so\s+on)\s+(as\s+before|with\s+the\s+rest)",
-        r"|^\W*(snip|snipped)\W*$",
-        r"|\bsee\s+(above|previous\s+(answer|response|message))\b\W*$",
+        r"|^\W*((the|some|more|other|full)\s+)?(code|implementation|content|logic|rest|details?)\s+(is\s+|are\s+|has\s+been\s+)?(omitted|truncated|elided|unchanged)\b",
+        r"|\byour\s+(own\s+)?(\w+\s+)?(code|implementation|logic|content)\s+(goes\s+|comes\s+|belongs\s+)?here\b",
+        r"|^\W*((add|put|insert|write|place|the|main|actual|real|rest|more|business|application)\s+){0,3}(code|implementation|logic|content)\s+(goes\s+|comes\s+)here\b",
+        r"|^\W*(implementation|code|logic|content)\s+here\W*$",
+        r"|^\W*(same|unchanged)\s+(code\s+|content\s+)?(as\s+(in\s+)?(the\s+)?(previous|original|earlier)\s+(example|version|answer|response|file|code)|from\s+before)",
+        r"|^\W*(continue|continues)\s+(as\s+before|with\s+the\s+rest)|^\W*(snip|snipped)\W*$",
     ))
     .ok()
 });
@@ -37,6 +39,7 @@ static PROMISE: LazyLock<Option<Regex>> = LazyLock::new(|| {
         r"|\bimplement(ation)?\s+(me|this|it|the|your|needed|required|pending|details|logic)\b|^\W*implement\b|\bneeds?\s+(to\s+be\s+)?implement",
         r"|\bin\s+a\s+(real|production|full)(-|\s)?(world)?\s*(app|application|implementation|system|scenario|service|project|environment)?\b",
         r"|^\W*(the\s+)?(contents?|code|source|text|body|logic|implementation)\s+(for|of)\b|\b(contents?|code|source)\s+(goes\s+)?here\b",
+        r"|^\W*\(?same\s+as\s+(above|before|previous)|^\W*see\s+(above|previous)",
         r"|\bexample\s+(implementation|only|code|content)\b|\bmock(ed)?\s+(data|response|implementation|value)\b|\bdummy\b|\bfill\s+(this\s+)?in\b|\bfor\s+now\b|\byour\s+(\w+\s+){1,3}here\b",
     ))
     .ok()
@@ -57,7 +60,7 @@ pub(super) fn elides(comment: &str) -> bool {
         let line = words(line);
         let dotted = line.starts_with("...") || line.starts_with('…');
         let bare = line.trim_matches(['.', '…', ' ', '(', ')', '[', ']', '{', '}']);
-        if dotted && (bare.is_empty() || line.ends_with("...") || line.ends_with('…')) {
+        if dotted && (line.ends_with("...") || line.ends_with('…')) {
             return true;
         }
         let said = [
@@ -65,7 +68,6 @@ pub(super) fn elides(comment: &str) -> bool {
             "rest",
             "remaining",
             "other",
-            "more",
             "existing",
             "previous",
             "same",

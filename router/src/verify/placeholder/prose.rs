@@ -14,22 +14,32 @@ pub(super) fn of_text(name: &str, trimmed: &str) -> Option<String> {
     let settings = is_settings(name);
     let mut substance = 0;
     let mut promise = None;
+    let mut fenced = false;
     for line in trimmed.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        fenced ^= line.starts_with("```");
+        // Examples in a document leave out what they like.
+        if fenced {
+            substance += line.len();
+            continue;
+        }
         let comment = is_comment(name, line);
+        // A heading announces, it does not say.
+        if line.starts_with('#') && !comment {
+            continue;
+        }
         let body = untagged(line);
         // In settings and data only comments speak; values such as "your-key-here" are for the reader to fill in.
         if comment || !settings {
-            if phrases::elides(&body) && (comment || body.len() < 100) {
+            let boxed = comment || line.starts_with(['.', '…', '[', '(', '<', '*', '_']);
+            if phrases::elides(&body) && boxed && line.len() < 120 && trimmed.len() < 6000 && line.chars().any(char::is_alphabetic) {
                 return Some(format!("content is left out: {:?}", crate::verify::text::excerpt(line, 80)));
             }
-            if phrases::promises(&body) {
+            if phrases::promises(&body) && body.len() < SUBSTANCE {
                 promise = promise.or(Some(line));
                 continue;
             }
         }
-        // A heading announces, it does not say.
-        let heading = line.starts_with('#') || (comment && settings);
-        if !heading {
+        if !comment {
             substance += if settings { SUBSTANCE } else { body.trim().chars().count() };
         }
     }
@@ -88,6 +98,6 @@ fn untagged(line: &str) -> String {
             _ => {}
         }
     }
-    // A lone tag is itself the text.
-    if text.trim().is_empty() { line.to_owned() } else { text }
+    // A lone tag without attributes may be a note in brackets.
+    if text.trim().is_empty() && !line.contains(['=', '/', '!']) { line.to_owned() } else { text }
 }

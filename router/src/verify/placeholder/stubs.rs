@@ -20,8 +20,8 @@ pub(super) struct Outline {
     pub functions: Vec<Function>,
     /// Classes without members, with a promise in them.
     promised_classes: usize,
-    imports: usize,
-    definitions: usize,
+    /// Definitions of types, modules and macros.
+    types: usize,
 }
 
 #[derive(Debug)]
@@ -52,13 +52,26 @@ impl Outline {
         let named = |function: &Function| {
             format!("the body of {} does nothing", if function.name.is_empty() { "a function" } else { &function.name })
         };
-        if let Some(marked) = stubs.iter().find(|function| function.stub == Some(Stub::Marked)) {
-            return Some(format!("{} but promise", named(marked)));
+        let marked: Vec<&&Function> = stubs.iter().filter(|function| function.stub == Some(Stub::Marked)).collect();
+        // One open end in a large file is a remark on it.
+        if let Some(first) = marked.first()
+            && marked.len() * 12 >= self.functions.len()
+        {
+            return Some(format!("{} but promise", named(first)));
         }
-        if stubs.len() * 2 > self.functions.len() && self.effective <= 6 {
+        let rest = self.effective + self.types;
+        let most = stubs.len() * 2 > self.functions.len();
+        if most && (if self.functions.len() == 1 { rest <= 1 } else { rest <= 6 }) {
             return stubs.first().map(|stub| named(stub));
         }
-        (self.promised_classes > 0).then(|| "a class with nothing but a promise".into())
+        (self.promised_classes > 0 && self.functions.is_empty()).then(|| "a class with nothing but a promise".into())
+    }
+
+    /// Hardly anything but imports and empty bodies.
+    pub(super) fn is_thin(&self, language: Language) -> bool {
+        let script = matches!(language, Language::Python | Language::JavaScript | Language::TypeScript | Language::Tsx);
+        let works = self.functions.iter().any(|function| function.stub.is_none());
+        !works && self.effective + self.types <= if script { 2 } else { 0 }
     }
 }
 
@@ -77,8 +90,17 @@ pub(super) fn outline(language: Language, root: Node<'_>, code: &str) -> Outline
         }
         if let Some(body) = function_body(language, node) {
             let name = node.child_by_field_name("name").map_or("", |name| &code[name.byte_range()]);
-            let stub = stub(language, body, code).filter(|_| !excused(language, node, name, body, code, &bases));
-            outline.functions.push(Function { name: name.to_owned(), stub });
+            let stub = stub(language, body, code);
+            // A body that may be empty says nothing about the others.
+            if stub.is_none() || !excused(language, node, name, body, code, &bases) {
+                outline.functions.push(Function { name: name.to_owned(), stub });
+            }
+        }
+        // Closures are often empty on purpose; one that is not is work.
+        if matches!(node.kind(), "arrow_function" | "function_expression")
+            && node.child_by_field_name("body").is_some_and(|body| stub(language, body, code).is_none())
+        {
+            outline.functions.push(Function { name: String::new(), stub: None });
         }
         if is_promised_class(language, node, code) {
             outline.promised_classes += 1;
@@ -110,19 +132,46 @@ fn top_level(language: Language, child: Node<'_>, code: &str, outline: &mut Outl
     } else if kind.contains("import")
         || matches!(kind, "use_declaration" | "package_clause" | "package_declaration" | "future_import_statement")
     {
-        outline.imports += 1;
+        // Neither work nor nothing.
+    } else if is_function(&text_of_definition(child)) && !has_fields(child, code) {
+        // Told by its body.
     } else if kind.contains("definition") || kind.contains("declaration") || kind.ends_with("_item") || kind == "export_statement" {
-        outline.definitions += 1;
-        // `const x = …` is work, `fn x()` is told by its body.
-        if matches!(
-            kind,
-            "lexical_declaration" | "variable_declaration" | "const_item" | "static_item" | "struct_item" | "enum_item" | "type_item"
-        ) {
-            outline.effective += 1;
-        }
+        outline.types += 1;
     } else {
         outline.effective += 1;
     }
+}
+
+/// The kind of what a decorator or an export wraps.
+fn text_of_definition(node: Node<'_>) -> String {
+    let inner = node.child_by_field_name("definition").or_else(|| node.child_by_field_name("declaration"));
+    inner.map_or(node.kind(), |inner| inner.kind()).to_owned()
+}
+
+/// A class with members of its own besides methods.
+fn has_fields(node: Node<'_>, code: &str) -> bool {
+    let class = node.child_by_field_name("definition").or_else(|| node.child_by_field_name("declaration")).unwrap_or(node);
+    if !class.kind().starts_with("class") {
+        return false;
+    }
+    let Some(body) = class.child_by_field_name("body") else { return false };
+    let mut cursor = body.walk();
+    body.named_children(&mut cursor).any(|member| {
+        let text = code[member.byte_range()].trim();
+        let kind = member.kind();
+        !is_comment(member)
+            && !matches!(kind, "function_definition" | "decorated_definition" | "method_definition" | "pass_statement")
+            && !text.starts_with(['"', '\''])
+            && text != "..."
+    })
+}
+
+fn is_function(kind: &str) -> bool {
+    matches!(
+        kind,
+        "function_definition" | "function_declaration" | "function_item" | "method_declaration" | "generator_function_declaration"
+    ) || kind == "class_definition"
+        || kind == "class_declaration"
 }
 
 fn is_comment(node: Node<'_>) -> bool {
@@ -189,10 +238,11 @@ enum Worth {
 
 fn worth(language: Language, statement: Node<'_>, text: &str, first: bool) -> Worth {
     let lower = text.to_ascii_lowercase();
+    let says = |words: &[&str]| words.iter().any(|word| lower.contains(word)) && text.contains(['"', '\'', '`']);
     let confesses = || {
-        ["not implemented", "not yet implemented", "notimplemented", "todo", "to be implemented", "unimplemented", "placeholder"]
-            .iter()
-            .any(|word| lower.contains(word))
+        let work =
+            says(&["not implemented", "not yet implemented", "notimplemented", "to be implemented", "unimplemented", "implement me"]);
+        work || (says(&["todo"]) && !text.contains('{') && !lower.starts_with("return "))
     };
     match language {
         Language::Python => {
