@@ -1,0 +1,222 @@
+//! One question to an OpenAI-compatible endpoint, and what came of it told back to the gateway.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_openai::Client;
+use async_openai::config::OpenAIConfig;
+use async_openai::error::OpenAIError;
+use async_openai::middleware::{HttpRequestFactory, ReqwestService};
+use reqwest::header::HeaderMap;
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+
+/// How often a busy or unreachable endpoint is tried again for one question, and the longest pause between.
+const PATIENCE: u32 = 4;
+const LONGEST_PAUSE: Duration = Duration::from_secs(20);
+
+/// An endpoint with its key and model.
+#[derive(Debug, Clone)]
+pub struct Upstream {
+    /// With its `/v1`.
+    base_url: String,
+    key: String,
+    model: String,
+    http: reqwest::Client,
+    /// Per question.
+    timeout: Duration,
+    /// Set when the endpoint turns out to have no feedback route.
+    no_feedback: Arc<AtomicBool>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Question {
+    pub system: String,
+    pub user: String,
+    pub max_tokens: u32,
+    /// A name and a JSON schema for the answer; none: plain text.
+    pub schema: Option<(&'static str, Value)>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Answer {
+    pub text: String,
+    /// The model stopped because its tokens ran out.
+    pub cut: bool,
+    pub tokens: u64,
+    /// What answered, as far as the endpoint tells: a gateway's route and model.
+    pub route: String,
+    pub model: String,
+    pub cost_usd: f64,
+    /// From `x-request-id`: what feedback refers to.
+    pub request_id: Option<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    #[error("no answer within {0:?}")]
+    Slow(Duration),
+    #[error("{0}")]
+    Refused(String),
+    #[error("the endpoint is busy or unreachable: {0}")]
+    Unavailable(String),
+    #[error("the answer is not a chat completion: {0}")]
+    Strange(String),
+}
+
+impl AskError {
+    /// Whether every further question must fail as well (wrong key, unknown model).
+    pub fn is_final(&self) -> bool {
+        matches!(self, AskError::Refused(_))
+    }
+}
+
+impl Upstream {
+    /// # Errors
+    /// When the HTTP client cannot be set up.
+    pub fn new(base_url: &str, key: &str, model: &str, timeout: Duration) -> anyhow::Result<Self> {
+        let base = base_url.trim_end_matches('/');
+        let base_url = if base.ends_with("/v1") { base.to_owned() } else { format!("{base}/v1") };
+        Ok(Self {
+            base_url,
+            key: key.to_owned(),
+            model: model.to_owned(),
+            http: reqwest::Client::builder().connect_timeout(Duration::from_secs(10)).build()?,
+            timeout,
+            no_feedback: Arc::default(),
+        })
+    }
+
+    /// Asks, and asks again while the endpoint is busy (429, 5xx, no connection): [`PATIENCE`] times at most.
+    ///
+    /// # Errors
+    /// See [`AskError`]; nothing here says whether the text of an answer is any good.
+    pub async fn ask(&self, question: &Question) -> Result<Answer, AskError> {
+        let mut pause = Duration::from_millis(500);
+        for last in (0..PATIENCE).rev() {
+            match self.ask_once(question).await {
+                Err((AskError::Unavailable(_), wait)) if last > 0 => {
+                    tokio::time::sleep(wait.unwrap_or(pause).min(LONGEST_PAUSE)).await;
+                    pause *= 3;
+                }
+                done => return done.map_err(|(err, _)| err),
+            }
+        }
+        Err(AskError::Unavailable("out of patience".to_owned()))
+    }
+
+    async fn ask_once(&self, question: &Question) -> Result<Answer, (AskError, Option<Duration>)> {
+        let headers: Arc<Mutex<HeaderMap>> = Arc::default();
+        let client = self.client(Arc::clone(&headers));
+        let chat = client.chat();
+        let asked = chat.create_byot::<Value, Value>(self.body(question));
+        let outcome = tokio::time::timeout(self.timeout, asked)
+            .await
+            .map_err(|_| (AskError::Slow(self.timeout), None))?;
+        let headers = headers.lock().await.clone();
+        match outcome {
+            Ok(body) => read(&body, &headers).map_err(|err| (err, None)),
+            Err(err) => Err((classify(err), retry_after(&headers))),
+        }
+    }
+
+    /// async-openai parses the body only; the headers are taken on the way through its transport.
+    fn client(&self, headers: Arc<Mutex<HeaderMap>>) -> Client<OpenAIConfig> {
+        let config =
+            OpenAIConfig::new().with_api_base(self.base_url.as_str()).with_api_key(self.key.as_str());
+        let transport = ReqwestService::new(self.http.clone());
+        let service = tower::service_fn(move |request: HttpRequestFactory| {
+            let (mut transport, headers) = (transport.clone(), Arc::clone(&headers));
+            async move {
+                let response = tower::Service::call(&mut transport, request).await?;
+                headers.lock().await.clone_from(response.headers());
+                Ok::<_, OpenAIError>(response)
+            }
+        });
+        Client::build(self.http.clone(), config).with_http_service(service)
+    }
+
+    fn body(&self, question: &Question) -> Value {
+        let mut body = json!({
+            "model": self.model,
+            "messages": [
+                {"role": "system", "content": question.system},
+                {"role": "user", "content": question.user},
+            ],
+            "temperature": 0.2,
+            "max_tokens": question.max_tokens,
+            "stream": false,
+        });
+        if let Some((name, schema)) = &question.schema {
+            body["response_format"] = json!({
+                "type": "json_schema",
+                "json_schema": {"name": name, "strict": true, "schema": schema},
+            });
+        }
+        body
+    }
+
+    /// Tells the gateway how an answer turned out. An endpoint without such a route is asked once, then left alone;
+    /// a failure to tell is no failure of the build.
+    pub async fn feedback(&self, request_id: &str, usable: bool, reason: Option<&str>) {
+        if self.no_feedback.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut body = json!({"request_id": request_id, "usable": usable});
+        if let Some(reason) = reason {
+            body["reason"] = json!(reason);
+        }
+        let sent = self
+            .http
+            .post(format!("{}/feedback", self.base_url))
+            .bearer_auth(&self.key)
+            .timeout(Duration::from_secs(5))
+            .header("content-type", "application/json")
+            .body(body.to_string())
+            .send()
+            .await;
+        if !sent.is_ok_and(|response| response.status().is_success()) {
+            self.no_feedback.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+fn read(body: &Value, headers: &HeaderMap) -> Result<Answer, AskError> {
+    let choice = body.pointer("/choices/0").ok_or_else(|| AskError::Strange(excerpt(&body.to_string())))?;
+    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or("").to_owned();
+    Ok(Answer {
+        text: text(choice.pointer("/message/content")),
+        cut: choice.get("finish_reason").and_then(Value::as_str) == Some("length"),
+        tokens: body.pointer("/usage/total_tokens").and_then(Value::as_u64).unwrap_or(0),
+        route: header("x-spectra-route").unwrap_or_default(),
+        model: header("x-spectra-model").unwrap_or_else(|| text(body.get("model"))),
+        cost_usd: header("x-spectra-cost-usd").and_then(|cost| cost.parse().ok()).unwrap_or(0.0),
+        request_id: header("x-request-id"),
+    })
+}
+
+fn classify(err: OpenAIError) -> AskError {
+    match err {
+        OpenAIError::ApiError(api) => {
+            let status = api.status_code;
+            if status.as_u16() == 429 || status.is_server_error() {
+                AskError::Unavailable(api.to_string())
+            } else {
+                AskError::Refused(api.to_string())
+            }
+        }
+        OpenAIError::JSONDeserialize(err, body) => AskError::Strange(format!("{err}: {}", excerpt(&body))),
+        other => AskError::Unavailable(other.to_string()),
+    }
+}
+
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds: f64 = headers.get("retry-after")?.to_str().ok()?.parse().ok()?;
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+fn excerpt(text: &str) -> String {
+    text.chars().take(200).collect()
+}
