@@ -67,13 +67,18 @@ pub type Texts = BTreeMap<String, String>;
 pub async fn file(plan: &Plan, planned: &File, text: &str, finished: &Texts) -> Result<(), Flaw> {
     let path = planned.path.as_str();
     if text.trim().is_empty() {
-        return if may_be_empty(path) { Ok(()) } else { Err(Flaw::Empty) };
+        return if may_be_empty(path) {
+            Ok(())
+        } else {
+            Err(Flaw::Empty)
+        };
     }
     if let Some(why) = placeholder(path, text) {
         return Err(Flaw::Placeholder(why));
     }
-    if let Some((other, _)) =
-        finished.iter().find(|(other, known)| *other != path && known.trim() == text.trim())
+    if let Some((other, _)) = finished
+        .iter()
+        .find(|(other, known)| *other != path && known.trim() == text.trim())
     {
         return Err(Flaw::Repeats(other.clone()));
     }
@@ -97,16 +102,28 @@ fn may_be_empty(path: &str) -> bool {
 }
 
 fn contract(planned: &File, facts: &Outline) -> Result<(), Flaw> {
-    let missing: Vec<&str> =
-        planned.defines.iter().filter(|name| !facts.defines.contains(name)).map(String::as_str).collect();
-    if missing.is_empty() { Ok(()) } else { Err(Flaw::Undefined(missing.join(", "))) }
+    let missing: Vec<&str> = planned
+        .defines
+        .iter()
+        .filter(|name| !facts.defines.contains(name))
+        .map(String::as_str)
+        .collect();
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(Flaw::Undefined(missing.join(", ")))
+    }
 }
 
 /// JSON and TOML have parsers; other formats have only their text.
 fn data(path: &str, text: &str) -> Result<(), Flaw> {
     let fault = match path.rsplit('.').next() {
-        Some("json") => serde_json::from_str::<serde_json::Value>(text).err().map(|err| err.to_string()),
-        Some("toml") => toml::from_str::<toml::Table>(text).err().map(|err| err.message().to_owned()),
+        Some("json") => serde_json::from_str::<serde_json::Value>(text)
+            .err()
+            .map(|err| err.to_string()),
+        Some("toml") => toml::from_str::<toml::Table>(text)
+            .err()
+            .map(|err| err.message().to_owned()),
         _ => None,
     };
     fault.map_or(Ok(()), |fault| Err(Flaw::Syntax(fault)))
@@ -126,12 +143,28 @@ pub fn placeholder(path: &str, text: &str) -> Option<String> {
         ))
         .expect("a valid pattern")
     });
-    let bare = text.trim().trim_matches(['<', '>', '#', '/', '*', '!', '-', ' ', '"']).to_ascii_lowercase();
-    if matches!(bare.as_str(), "..." | "…" | "null" | "none" | "undefined" | "content" | "todo" | "placeholder" | "(same as above)") {
+    let bare = text
+        .trim()
+        .trim_matches(['<', '>', '#', '/', '*', '!', '-', ' ', '"'])
+        .to_ascii_lowercase();
+    if matches!(
+        bare.as_str(),
+        "..."
+            | "…"
+            | "null"
+            | "none"
+            | "undefined"
+            | "content"
+            | "todo"
+            | "placeholder"
+            | "(same as above)"
+    ) {
         return Some(format!("all it says is {bare:?}"));
     }
     // Prose may use these words of itself; in code and comments they stand for what is missing.
-    let promising = text.lines().find(|line| PROMISE.is_match(line) && is_remark(path, line));
+    let promising = text
+        .lines()
+        .find(|line| PROMISE.is_match(line) && is_remark(path, line));
     if let Some(line) = promising {
         return Some(format!("it says {:?}", line.trim()));
     }
@@ -146,7 +179,9 @@ pub fn placeholder(path: &str, text: &str) -> Option<String> {
 fn is_remark(path: &str, line: &str) -> bool {
     let line = line.trim_start();
     Lang::of(path).is_none()
-        || ["#", "//", "/*", "*", "<", "(", "..."].iter().any(|start| line.starts_with(start))
+        || ["#", "//", "/*", "*", "<", "(", "..."]
+            .iter()
+            .any(|start| line.starts_with(start))
         || ["# ", "// "].iter().any(|mark| line.contains(mark))
         || !line.contains(['=', '(', ':'])
 }
@@ -195,7 +230,10 @@ fn target(plan: &Plan, path: &str, import: &Import) -> Target {
     // A Python folder without __init__.py is a package too.
     let folder = |candidate: &String| {
         candidate.strip_suffix("/__init__.py").is_some_and(|dir| {
-            planned.iter().any(|path| path.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/')))
+            planned.iter().any(|path| {
+                path.strip_prefix(dir)
+                    .is_some_and(|rest| rest.starts_with('/'))
+            })
         })
     };
     candidates
@@ -207,12 +245,18 @@ fn target(plan: &Plan, path: &str, import: &Import) -> Target {
 
 /// Checked against the file when it is finished; a planned one is checked against us when its turn comes.
 fn names_exist(plan: &Plan, wanted: &str, import: &Import, finished: &Texts) -> Result<(), Flaw> {
-    let Some(text) = finished.get(wanted) else { return Ok(()) };
-    let Some(facts) = outline(wanted, text) else { return Ok(()) };
+    let Some(text) = finished.get(wanted) else {
+        return Ok(());
+    };
+    let Some(facts) = outline(wanted, text) else {
+        return Ok(());
+    };
     let folder = wanted.strip_suffix("__init__.py");
     let submodule = |name: &str| {
         folder.is_some_and(|dir| {
-            plan.paths().any(|path| path == format!("{dir}{name}.py") || path.starts_with(&format!("{dir}{name}/")))
+            plan.paths().any(|path| {
+                path == format!("{dir}{name}.py") || path.starts_with(&format!("{dir}{name}/"))
+            })
         })
     };
     let missing = import
@@ -239,10 +283,17 @@ pub fn whole(plan: &Plan, texts: &Texts) -> Vec<(String, Flaw)> {
             faults.push((path.clone(), flaw));
         }
     }
-    faults.extend(packages::uncovered(plan, texts).into_iter().map(|(path, missing)| {
-        let flaw = Flaw::Requirement(format!("it must list {}, which the code imports", missing.join(", ")));
-        (path, flaw)
-    }));
+    faults.extend(
+        packages::uncovered(plan, texts)
+            .into_iter()
+            .map(|(path, missing)| {
+                let flaw = Flaw::Requirement(format!(
+                    "it must list {}, which the code imports",
+                    missing.join(", ")
+                ));
+                (path, flaw)
+            }),
+    );
     faults
 }
 
@@ -262,15 +313,17 @@ async fn compile(path: &str, text: &str) -> Result<(), Flaw> {
         .stderr(Stdio::null())
         .kill_on_drop(true)
         .spawn();
-    let Ok(mut child) = started else { return Ok(()) };
+    let Ok(mut child) = started else {
+        return Ok(());
+    };
     if let Some(mut input) = child.stdin.take() {
         // A compiler that stops reading early says why on its output.
         input.write_all(text.as_bytes()).await.ok();
     }
     match child.wait_with_output().await {
-        Ok(output) if output.status.code() == Some(7) => {
-            Err(Flaw::Syntax(String::from_utf8_lossy(&output.stdout).trim().to_owned()))
-        }
+        Ok(output) if output.status.code() == Some(7) => Err(Flaw::Syntax(
+            String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+        )),
         _ => Ok(()),
     }
 }
@@ -294,7 +347,13 @@ mod tests {
         for line in include_str!("../tests/data/placeholder_files.jsonl").lines() {
             let row: Row = serde_json::from_str(line).unwrap();
             let found = placeholder(&row.path, &row.content);
-            assert_eq!(found.is_some(), row.placeholder, "{} {:?}: {found:?}", row.id, row.content);
+            assert_eq!(
+                found.is_some(),
+                row.placeholder,
+                "{} {:?}: {found:?}",
+                row.id,
+                row.content
+            );
         }
     }
 
@@ -316,24 +375,73 @@ mod tests {
         let check = async |path: &str, text: &str, kind: &str| {
             let plan = plan();
             let got = file(&plan, plan.file(path).unwrap(), text, &finished).await;
-            assert_eq!(got.as_ref().map_or_else(Flaw::kind, |()| ""), kind, "{text:?}: {got:?}");
+            assert_eq!(
+                got.as_ref().map_or_else(Flaw::kind, |()| ""),
+                kind,
+                "{text:?}: {got:?}"
+            );
         };
-        check("app/main.py", "from app.store import Store\napp = Store()\n", "").await;
-        check("app/main.py", "from .store import Store\napp = Store()\n", "").await;
-        check("app/main.py", "from app import store\napp = store.Store()\n", "").await;
-        check("app/main.py", "import os.path\nimport fastapi\napp = fastapi.FastAPI()\n", "").await;
+        check(
+            "app/main.py",
+            "from app.store import Store\napp = Store()\n",
+            "",
+        )
+        .await;
+        check(
+            "app/main.py",
+            "from .store import Store\napp = Store()\n",
+            "",
+        )
+        .await;
+        check(
+            "app/main.py",
+            "from app import store\napp = store.Store()\n",
+            "",
+        )
+        .await;
+        check(
+            "app/main.py",
+            "import os.path\nimport fastapi\napp = fastapi.FastAPI()\n",
+            "",
+        )
+        .await;
         check("app/__init__.py", "", "").await;
         check("app/main.py", " \n", "empty").await;
-        check("app/main.py", "app = 1\ndef f():\n    pass\n", "placeholder").await;
+        check(
+            "app/main.py",
+            "app = 1\ndef f():\n    pass\n",
+            "placeholder",
+        )
+        .await;
         check("app/main.py", store, "repeats").await;
         check("app/main.py", "app = (1\n", "syntax").await;
         // Only the real compiler sees this one.
         check("app/main.py", "app = 1\nreturn app\n", "syntax").await;
         check("app/main.py", "application = 1\n", "undefined").await;
-        check("app/main.py", "from app.nothing import x\napp = x\n", "import").await;
-        check("app/main.py", "from app.store import Shop\napp = Shop()\n", "import").await;
+        check(
+            "app/main.py",
+            "from app.nothing import x\napp = x\n",
+            "import",
+        )
+        .await;
+        check(
+            "app/main.py",
+            "from app.store import Shop\napp = Shop()\n",
+            "import",
+        )
+        .await;
         check("package.json", "{\"a\": }", "syntax").await;
-        check("src/index.ts", "import { a } from './gone.js';\nconsole.log(a);\n", "import").await;
-        check("src/index.ts", "import express from 'express';\nexport const app = express();\n", "").await;
+        check(
+            "src/index.ts",
+            "import { a } from './gone.js';\nconsole.log(a);\n",
+            "import",
+        )
+        .await;
+        check(
+            "src/index.ts",
+            "import express from 'express';\nexport const app = express();\n",
+            "",
+        )
+        .await;
     }
 }

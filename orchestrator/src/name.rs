@@ -34,9 +34,9 @@ impl Named {
                 "the request names several services ({}): build one at a time, choose with --name",
                 names.join(", ")
             )),
-            Named::Rejected(raw) => {
-                Err(format!("{raw:?} is a path, not a service name: choose one with --name"))
-            }
+            Named::Rejected(raw) => Err(format!(
+                "{raw:?} is a path, not a service name: choose one with --name"
+            )),
         }
     }
 }
@@ -79,7 +79,9 @@ pub fn slug(raw: &str) -> Option<String> {
         out.push_str(folded.as_deref().unwrap_or(""));
         before = Some(c);
     }
-    let name = out.trim_matches('-').trim_start_matches(|c: char| c.is_ascii_digit() || c == '-');
+    let name = out
+        .trim_matches('-')
+        .trim_start_matches(|c: char| c.is_ascii_digit() || c == '-');
     let name: String = name.chars().take(MAX_LEN).collect();
     let name = name.trim_end_matches('-');
     match name {
@@ -120,7 +122,10 @@ fn fold(c: char) -> Option<String> {
 // === phrases ===
 
 fn pattern(text: &str) -> Regex {
-    #[expect(clippy::expect_used, reason = "the patterns are constants and every one runs in the tests")]
+    #[expect(
+        clippy::expect_used,
+        reason = "the patterns are constants and every one runs in the tests"
+    )]
     Regex::new(text).expect("a valid pattern")
 }
 
@@ -138,7 +143,10 @@ fn explicit(request: &str) -> Option<String> {
         return Some(String::new()); // 'a'*300 is an expression, not a name
     }
     let raw = found.get(1).or_else(|| found.get(3))?.as_str();
-    Some(raw.trim_end_matches(['.', ',', ';', ':', '!', '?', ')', '…']).to_owned())
+    Some(
+        raw.trim_end_matches(['.', ',', ';', ':', '!', '?', ')', '…'])
+            .to_owned(),
+    )
 }
 
 /// "two services: auth-api and user-api".
@@ -149,8 +157,10 @@ fn several(request: &str) -> Option<Vec<String>> {
         )
     });
     let listed = PLURAL.captures(request)?.get(1)?.as_str();
-    let names: Vec<String> =
-        SLUG.find_iter(listed).filter_map(|found| slug(found.as_str())).collect();
+    let names: Vec<String> = SLUG
+        .find_iter(listed)
+        .filter_map(|found| slug(found.as_str()))
+        .collect();
     (names.len() > 1).then_some(names)
 }
 
@@ -159,10 +169,31 @@ static SLUG: LazyLock<Regex> =
 
 /// Adjectives and terms with a hyphen that say how a service is, not what it is called.
 const NOT_NAMES: &[&str] = &[
-    "production-ready", "production-grade", "multi-stage", "in-memory", "real-time", "single-file",
-    "rate-limited", "full-text", "role-based", "open-source", "command-line", "easy-to-use",
-    "well-tested", "high-performance", "s3-compatible", "pre-commit", "docker-compose", "time-series",
-    "event-driven", "e-mail", "json-based", "read-only", "multi-tenant", "up-to-date", "type-safe",
+    "production-ready",
+    "production-grade",
+    "multi-stage",
+    "in-memory",
+    "real-time",
+    "single-file",
+    "rate-limited",
+    "full-text",
+    "role-based",
+    "open-source",
+    "command-line",
+    "easy-to-use",
+    "well-tested",
+    "high-performance",
+    "s3-compatible",
+    "pre-commit",
+    "docker-compose",
+    "time-series",
+    "event-driven",
+    "e-mail",
+    "json-based",
+    "read-only",
+    "multi-tenant",
+    "up-to-date",
+    "type-safe",
 ];
 
 /// A name without a phrase that says so: a slug in ticks or brackets, a slug in the text, a title.
@@ -175,7 +206,9 @@ fn hinted(request: &str) -> Option<String> {
         )
     });
     static MAKERS: LazyLock<Regex> = LazyLock::new(|| {
-        pattern(r"^(?:Power (?:Apps|Platform|Automate)|Microsoft|Azure|AWS|Amazon|Google|Python|FastAPI)\s+")
+        pattern(
+            r"^(?:Power (?:Apps|Platform|Automate)|Microsoft|Azure|AWS|Amazon|Google|Python|FastAPI)\s+",
+        )
     });
     if let Some(found) = TICKED.captures(request) {
         return Some(found[1].to_owned());
@@ -215,7 +248,11 @@ mod tests {
                 "reject-or-suffix" => got.slug() == Ok("con-service"),
                 name => got.slug() == Ok(name),
             };
-            assert!(fits, "{:?}: wanted {}, got {got:?}", case.text, case.expected);
+            assert!(
+                fits,
+                "{:?}: wanted {}, got {got:?}",
+                case.text, case.expected
+            );
         }
     }
 
@@ -234,7 +271,8 @@ mod tests {
 
     #[test]
     fn slugs_are_safe() {
-        let check = |raw: &str, want: Option<&str>| assert_eq!(slug(raw).as_deref(), want, "{raw:?}");
+        let check =
+            |raw: &str, want: Option<&str>| assert_eq!(slug(raw).as_deref(), want, "{raw:?}");
         check("HTTPServer", Some("http-server"));
         check("  Größe  ", Some("groesse"));
         check("42nd street", Some("nd-street"));

@@ -128,7 +128,11 @@ impl Plan {
         self.check_paths()?;
         let planned: BTreeSet<&str> = self.paths().collect();
         for file in &self.files_to_create {
-            if let Some(needs) = file.needs.iter().find(|needs| !planned.contains(needs.as_str())) {
+            if let Some(needs) = file
+                .needs
+                .iter()
+                .find(|needs| !planned.contains(needs.as_str()))
+            {
                 return Err(PlanError::NeedsUnplanned {
                     path: file.path.clone(),
                     needs: needs.clone(),
@@ -139,7 +143,11 @@ impl Plan {
             split_endpoint(endpoint).ok_or_else(|| PlanError::Endpoint(endpoint.clone()))?;
         }
         for entity in &self.entities {
-            let names = entity.fields.iter().map(|field| &field.name).chain([&entity.name]);
+            let names = entity
+                .fields
+                .iter()
+                .map(|field| &field.name)
+                .chain([&entity.name]);
             if let Some(bad) = names.into_iter().find(|name| !is_identifier(name)) {
                 return Err(PlanError::Entity(bad.clone()));
             }
@@ -161,8 +169,9 @@ impl Plan {
                 .filter(|file| urgency.get(file.path.as_str()) == Some(&class))
                 .collect();
             while !left.is_empty() {
-                let (wave, rest): (Vec<&File>, Vec<&File>) =
-                    left.iter().partition(|file| file.needs.iter().all(|path| done.contains(path.as_str())));
+                let (wave, rest): (Vec<&File>, Vec<&File>) = left
+                    .iter()
+                    .partition(|file| file.needs.iter().all(|path| done.contains(path.as_str())));
                 if wave.is_empty() {
                     let names: Vec<&str> = rest.iter().map(|file| file.path.as_str()).collect();
                     return Err(PlanError::Circle(names.join(", ")));
@@ -177,14 +186,22 @@ impl Plan {
 
     /// Each path with its class, raised to the class of the most urgent file that needs it.
     fn urgency(&self) -> BTreeMap<&str, Priority> {
-        let mut urgency: BTreeMap<&str, Priority> =
-            self.files_to_create.iter().map(|file| (file.path.as_str(), file.priority)).collect();
+        let mut urgency: BTreeMap<&str, Priority> = self
+            .files_to_create
+            .iter()
+            .map(|file| (file.path.as_str(), file.priority))
+            .collect();
         for _ in 0..self.files_to_create.len() {
             let mut settled = true;
             for file in &self.files_to_create {
-                let Some(&own) = urgency.get(file.path.as_str()) else { continue };
+                let Some(&own) = urgency.get(file.path.as_str()) else {
+                    continue;
+                };
                 for needed in &file.needs {
-                    if let Some(class) = urgency.get_mut(needed.as_str()).filter(|class| **class > own) {
+                    if let Some(class) = urgency
+                        .get_mut(needed.as_str())
+                        .filter(|class| **class > own)
+                    {
                         *class = own;
                         settled = false;
                     }
@@ -208,7 +225,10 @@ impl Plan {
     fn check_paths(&self) -> Result<(), PlanError> {
         let mut seen: BTreeMap<String, &str> = BTreeMap::new();
         for path in self.paths() {
-            check_path(path).map_err(|why| PlanError::Path { path: path.to_owned(), why })?;
+            check_path(path).map_err(|why| PlanError::Path {
+                path: path.to_owned(),
+                why,
+            })?;
             if let Some(other) = seen.insert(path.to_lowercase(), path) {
                 return Err(PlanError::Clash(other.to_owned(), path.to_owned()));
             }
@@ -231,7 +251,8 @@ impl Plan {
 pub fn split_endpoint(endpoint: &str) -> Option<(&str, &str)> {
     let (method, path) = endpoint.split_once(' ')?;
     let known = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"].contains(&method);
-    (known && path.starts_with('/') && !path.contains(char::is_whitespace)).then_some((method, path))
+    (known && path.starts_with('/') && !path.contains(char::is_whitespace))
+        .then_some((method, path))
 }
 
 /// Whether a planned path is safe to create under the service's folder on any file system.
@@ -248,7 +269,10 @@ pub fn check_path(path: &str) -> Result<(), &'static str> {
     if path.contains('\\') {
         return Err("folders are separated with /");
     }
-    if path.chars().any(|c| c.is_control() || "<>:\"|?*".contains(c)) {
+    if path
+        .chars()
+        .any(|c| c.is_control() || "<>:\"|?*".contains(c))
+    {
         return Err("has a character that file systems refuse");
     }
     for part in path.split('/') {
@@ -281,7 +305,8 @@ pub fn schema() -> Value {
         "name": {"type": "string"},
         "type": {"type": "string", "enum": ["string", "integer", "number", "boolean", "date", "datetime"]},
     }));
-    let entity = object(json!({"name": {"type": "string"}, "fields": {"type": "array", "items": field}}));
+    let entity =
+        object(json!({"name": {"type": "string"}, "fields": {"type": "array", "items": field}}));
     let file = object(json!({
         "path": {"type": "string"},
         "priority": {"type": "string", "enum": ["critical", "normal", "low"]},
@@ -298,7 +323,11 @@ pub fn schema() -> Value {
 }
 
 fn object(properties: Value) -> Value {
-    let required: Vec<&String> = properties.as_object().into_iter().flat_map(|map| map.keys()).collect();
+    let required: Vec<&String> = properties
+        .as_object()
+        .into_iter()
+        .flat_map(|map| map.keys())
+        .collect();
     json!({"type": "object", "required": required, "additionalProperties": false, "properties": properties})
 }
 
@@ -320,10 +349,16 @@ mod tests {
             Ok(_) => assert!(fault.is_empty(), "{paths:?} should fail: {fault}"),
             Err(err) => {
                 let text = err.to_string();
-                assert!(!fault.is_empty() && text.contains(fault), "{paths:?}: {text}");
+                assert!(
+                    !fault.is_empty() && text.contains(fault),
+                    "{paths:?}: {text}"
+                );
             }
         };
-        check(&["app/main.py", ".env.example", ".github/workflows/ci.yml"], "");
+        check(
+            &["app/main.py", ".env.example", ".github/workflows/ci.yml"],
+            "",
+        );
         check(&[], "no files");
         check(&["../evil.py"], "leave");
         check(&["app/../../evil.py"], "leave");
@@ -357,7 +392,15 @@ mod tests {
             .iter()
             .map(|wave| wave.iter().map(|file| file.path.as_str()).collect())
             .collect();
-        assert_eq!(waves, [["schemas.py"], ["routes.py"], ["main.py"], ["requirements.txt"]]);
+        assert_eq!(
+            waves,
+            [
+                ["schemas.py"],
+                ["routes.py"],
+                ["main.py"],
+                ["requirements.txt"]
+            ]
+        );
     }
 
     #[test]
