@@ -28,6 +28,8 @@ pub struct Upstream {
     timeout: Duration,
     /// Set when the endpoint turns out to have no feedback route.
     no_feedback: Arc<AtomicBool>,
+    /// Set when patience ran out once: then one try a question, until an answer comes.
+    gone: Arc<AtomicBool>,
 }
 
 #[derive(Debug, Clone)]
@@ -77,20 +79,15 @@ impl Upstream {
     /// When the HTTP client cannot be set up.
     pub fn new(base_url: &str, key: &str, model: &str, timeout: Duration) -> anyhow::Result<Self> {
         let base = base_url.trim_end_matches('/');
-        let base_url = if base.ends_with("/v1") {
-            base.to_owned()
-        } else {
-            format!("{base}/v1")
-        };
+        let base_url = if base.ends_with("/v1") { base.to_owned() } else { format!("{base}/v1") };
         Ok(Self {
             base_url,
             key: key.to_owned(),
             model: model.to_owned(),
-            http: reqwest::Client::builder()
-                .connect_timeout(Duration::from_secs(10))
-                .build()?,
+            http: reqwest::Client::builder().connect_timeout(Duration::from_secs(10)).build()?,
             timeout,
             no_feedback: Arc::default(),
+            gone: Arc::default(),
         })
     }
 
@@ -100,13 +97,18 @@ impl Upstream {
     /// See [`AskError`]; nothing here says whether the text of an answer is any good.
     pub async fn ask(&self, question: &Question) -> Result<Answer, AskError> {
         let mut pause = Duration::from_millis(500);
-        for last in (0..PATIENCE).rev() {
+        let tries = if self.gone.load(Ordering::Relaxed) { 1 } else { PATIENCE };
+        for left in (0..tries).rev() {
             match self.ask_once(question).await {
-                Err((AskError::Unavailable(_), wait)) if last > 0 => {
+                Err((AskError::Unavailable(_), wait)) if left > 0 => {
                     tokio::time::sleep(wait.unwrap_or(pause).min(LONGEST_PAUSE)).await;
                     pause *= 3;
                 }
-                done => return done.map_err(|(err, _)| err),
+                done => {
+                    let gone = matches!(done, Err((AskError::Unavailable(_), _)));
+                    self.gone.store(gone, Ordering::Relaxed);
+                    return done.map_err(|(err, _)| err);
+                }
             }
         }
         Err(AskError::Unavailable("out of patience".to_owned()))
@@ -117,9 +119,7 @@ impl Upstream {
         let client = self.client(Arc::clone(&headers));
         let chat = client.chat();
         let asked = chat.create_byot::<Value, Value>(self.body(question));
-        let outcome = tokio::time::timeout(self.timeout, asked)
-            .await
-            .map_err(|_| (AskError::Slow(self.timeout), None))?;
+        let outcome = tokio::time::timeout(self.timeout, asked).await.map_err(|_| (AskError::Slow(self.timeout), None))?;
         let headers = headers.lock().await.clone();
         match outcome {
             Ok(body) => read(&body, &headers).map_err(|err| (err, None)),
@@ -129,9 +129,7 @@ impl Upstream {
 
     /// async-openai parses the body only; the headers are taken on the way through its transport.
     fn client(&self, headers: Arc<Mutex<HeaderMap>>) -> Client<OpenAIConfig> {
-        let config = OpenAIConfig::new()
-            .with_api_base(self.base_url.as_str())
-            .with_api_key(self.key.as_str());
+        let config = OpenAIConfig::new().with_api_base(self.base_url.as_str()).with_api_key(self.key.as_str());
         let transport = ReqwestService::new(self.http.clone());
         let service = tower::service_fn(move |request: HttpRequestFactory| {
             let (mut transport, headers) = (transport.clone(), Arc::clone(&headers));
@@ -190,28 +188,16 @@ impl Upstream {
 }
 
 fn read(body: &Value, headers: &HeaderMap) -> Result<Answer, AskError> {
-    let choice = body
-        .pointer("/choices/0")
-        .ok_or_else(|| AskError::Strange(excerpt(&body.to_string())))?;
-    let header = |name: &str| {
-        headers
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .map(str::to_owned)
-    };
+    let choice = body.pointer("/choices/0").ok_or_else(|| AskError::Strange(excerpt(&body.to_string())))?;
+    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or("").to_owned();
     Ok(Answer {
         text: text(choice.pointer("/message/content")),
         cut: choice.get("finish_reason").and_then(Value::as_str) == Some("length"),
-        tokens: body
-            .pointer("/usage/total_tokens")
-            .and_then(Value::as_u64)
-            .unwrap_or(0),
+        tokens: body.pointer("/usage/total_tokens").and_then(Value::as_u64).unwrap_or(0),
         route: header("x-spectra-route").unwrap_or_default(),
         model: header("x-spectra-model").unwrap_or_else(|| text(body.get("model"))),
-        cost_usd: header("x-spectra-cost-usd")
-            .and_then(|cost| cost.parse().ok())
-            .unwrap_or(0.0),
+        cost_usd: header("x-spectra-cost-usd").and_then(|cost| cost.parse().ok()).unwrap_or(0.0),
         request_id: header("x-request-id"),
     })
 }
@@ -226,9 +212,7 @@ fn classify(err: OpenAIError) -> AskError {
                 AskError::Refused(api.to_string())
             }
         }
-        OpenAIError::JSONDeserialize(err, body) => {
-            AskError::Strange(format!("{err}: {}", excerpt(&body)))
-        }
+        OpenAIError::JSONDeserialize(err, body) => AskError::Strange(format!("{err}: {}", excerpt(&body))),
         other => AskError::Unavailable(other.to_string()),
     }
 }

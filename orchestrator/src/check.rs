@@ -1,15 +1,13 @@
-//! Is this file what was planned? Pure but for one call of the Python compiler; the running service is `service.rs`.
+//! Is this file what was planned? Pure but for a question to Python's compiler; the running service is `service.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::process::Stdio;
 use std::sync::LazyLock;
 
-use regex::Regex;
-use tokio::io::AsyncWriteExt;
-
+use crate::compiler::Compiler;
 use crate::outline::{Import, Lang, Outline, outline};
 use crate::packages;
 use crate::plan::{File, Plan};
+use regex::Regex;
 
 /// A fault of a file, in words that go into the next request for it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -64,29 +62,26 @@ pub type Texts = BTreeMap<String, String>;
 ///
 /// # Errors
 /// The fault. A file without one may still be wrong in what it does: the tests and the running service tell.
-pub async fn file(plan: &Plan, planned: &File, text: &str, finished: &Texts) -> Result<(), Flaw> {
+pub async fn file(plan: &Plan, planned: &File, text: &str, finished: &Texts, compiler: &Compiler) -> Result<(), Flaw> {
     let path = planned.path.as_str();
     if text.trim().is_empty() {
-        return if may_be_empty(path) {
-            Ok(())
-        } else {
-            Err(Flaw::Empty)
-        };
+        return if may_be_empty(path) { Ok(()) } else { Err(Flaw::Empty) };
     }
     if let Some(why) = placeholder(path, text) {
         return Err(Flaw::Placeholder(why));
     }
-    if let Some((other, _)) = finished
-        .iter()
-        .find(|(other, known)| *other != path && known.trim() == text.trim())
-    {
+    if let Some((other, _)) = finished.iter().find(|(other, known)| *other != path && known.trim() == text.trim()) {
         return Err(Flaw::Repeats(other.clone()));
     }
     if let Some(facts) = outline(path, text) {
         if let Some(error) = facts.syntax_errors.first() {
             return Err(Flaw::Syntax(error.clone()));
         }
-        compile(path, text).await?;
+        if Lang::of(path) == Some(Lang::Python)
+            && let Some(fault) = compiler.fault(text).await
+        {
+            return Err(Flaw::Syntax(fault));
+        }
         contract(planned, &facts)?;
         imports(plan, path, &facts, finished)?;
     } else {
@@ -102,28 +97,15 @@ fn may_be_empty(path: &str) -> bool {
 }
 
 fn contract(planned: &File, facts: &Outline) -> Result<(), Flaw> {
-    let missing: Vec<&str> = planned
-        .defines
-        .iter()
-        .filter(|name| !facts.defines.contains(name))
-        .map(String::as_str)
-        .collect();
-    if missing.is_empty() {
-        Ok(())
-    } else {
-        Err(Flaw::Undefined(missing.join(", ")))
-    }
+    let missing: Vec<&str> = planned.defines.iter().filter(|name| !facts.defines.contains(name)).map(String::as_str).collect();
+    if missing.is_empty() { Ok(()) } else { Err(Flaw::Undefined(missing.join(", "))) }
 }
 
 /// JSON and TOML have parsers; other formats have only their text.
 fn data(path: &str, text: &str) -> Result<(), Flaw> {
     let fault = match path.rsplit('.').next() {
-        Some("json") => serde_json::from_str::<serde_json::Value>(text)
-            .err()
-            .map(|err| err.to_string()),
-        Some("toml") => toml::from_str::<toml::Table>(text)
-            .err()
-            .map(|err| err.message().to_owned()),
+        Some("json") => serde_json::from_str::<serde_json::Value>(text).err().map(|err| err.to_string()),
+        Some("toml") => toml::from_str::<toml::Table>(text).err().map(|err| err.message().to_owned()),
         _ => None,
     };
     fault.map_or(Ok(()), |fault| Err(Flaw::Syntax(fault)))
@@ -143,28 +125,12 @@ pub fn placeholder(path: &str, text: &str) -> Option<String> {
         ))
         .expect("a valid pattern")
     });
-    let bare = text
-        .trim()
-        .trim_matches(['<', '>', '#', '/', '*', '!', '-', ' ', '"'])
-        .to_ascii_lowercase();
-    if matches!(
-        bare.as_str(),
-        "..."
-            | "…"
-            | "null"
-            | "none"
-            | "undefined"
-            | "content"
-            | "todo"
-            | "placeholder"
-            | "(same as above)"
-    ) {
+    let bare = text.trim().trim_matches(['<', '>', '#', '/', '*', '!', '-', ' ', '"']).to_ascii_lowercase();
+    if matches!(bare.as_str(), "..." | "…" | "null" | "none" | "undefined" | "content" | "todo" | "placeholder" | "(same as above)") {
         return Some(format!("all it says is {bare:?}"));
     }
     // Prose may use these words of itself; in code and comments they stand for what is missing.
-    let promising = text
-        .lines()
-        .find(|line| PROMISE.is_match(line) && is_remark(path, line));
+    let promising = text.lines().find(|line| PROMISE.is_match(line) && is_remark(path, line));
     if let Some(line) = promising {
         return Some(format!("it says {:?}", line.trim()));
     }
@@ -179,9 +145,7 @@ pub fn placeholder(path: &str, text: &str) -> Option<String> {
 fn is_remark(path: &str, line: &str) -> bool {
     let line = line.trim_start();
     Lang::of(path).is_none()
-        || ["#", "//", "/*", "*", "<", "(", "..."]
-            .iter()
-            .any(|start| line.starts_with(start))
+        || ["#", "//", "/*", "*", "<", "(", "..."].iter().any(|start| line.starts_with(start))
         || ["# ", "// "].iter().any(|mark| line.contains(mark))
         || !line.contains(['=', '(', ':'])
 }
@@ -194,10 +158,7 @@ fn imports(plan: &Plan, path: &str, facts: &Outline, finished: &Texts) -> Result
         match target(plan, path, import) {
             Target::Elsewhere => {}
             Target::Missing => {
-                return Err(Flaw::Import(format!(
-                    "line {}: it imports {}, which no planned file is",
-                    import.line, import.module
-                )));
+                return Err(Flaw::Import(format!("line {}: it imports {}, which no planned file is", import.line, import.module)));
             }
             Target::Planned(wanted) => names_exist(plan, &wanted, import, finished)?,
         }
@@ -217,9 +178,7 @@ fn target(plan: &Plan, path: &str, import: &Import) -> Target {
             Some(candidates) => candidates,
             None => return Target::Elsewhere,
         },
-        Some(Lang::JavaScript | Lang::TypeScript) if import.module.starts_with('.') => {
-            packages::script_module(path, &import.module)
-        }
+        Some(Lang::JavaScript | Lang::TypeScript) if import.module.starts_with('.') => packages::script_module(path, &import.module),
         Some(Lang::Rust) => match packages::rust_module(path, &import.module) {
             Some(candidates) => candidates,
             None => return Target::Elsewhere,
@@ -229,12 +188,9 @@ fn target(plan: &Plan, path: &str, import: &Import) -> Target {
     let planned: BTreeSet<&str> = plan.paths().collect();
     // A Python folder without __init__.py is a package too.
     let folder = |candidate: &String| {
-        candidate.strip_suffix("/__init__.py").is_some_and(|dir| {
-            planned.iter().any(|path| {
-                path.strip_prefix(dir)
-                    .is_some_and(|rest| rest.starts_with('/'))
-            })
-        })
+        candidate
+            .strip_suffix("/__init__.py")
+            .is_some_and(|dir| planned.iter().any(|path| path.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/'))))
     };
     candidates
         .iter()
@@ -253,16 +209,9 @@ fn names_exist(plan: &Plan, wanted: &str, import: &Import, finished: &Texts) -> 
     };
     let folder = wanted.strip_suffix("__init__.py");
     let submodule = |name: &str| {
-        folder.is_some_and(|dir| {
-            plan.paths().any(|path| {
-                path == format!("{dir}{name}.py") || path.starts_with(&format!("{dir}{name}/"))
-            })
-        })
+        folder.is_some_and(|dir| plan.paths().any(|path| path == format!("{dir}{name}.py") || path.starts_with(&format!("{dir}{name}/"))))
     };
-    let missing = import
-        .names
-        .iter()
-        .find(|name| *name != "*" && !facts.defines.contains(name) && !submodule(name));
+    let missing = import.names.iter().find(|name| *name != "*" && !facts.defines.contains(name) && !submodule(name));
     match missing {
         Some(name) => Err(Flaw::Import(format!(
             "line {}: it imports {name} from {wanted}, which defines only {}",
@@ -283,49 +232,11 @@ pub fn whole(plan: &Plan, texts: &Texts) -> Vec<(String, Flaw)> {
             faults.push((path.clone(), flaw));
         }
     }
-    faults.extend(
-        packages::uncovered(plan, texts)
-            .into_iter()
-            .map(|(path, missing)| {
-                let flaw = Flaw::Requirement(format!(
-                    "it must list {}, which the code imports",
-                    missing.join(", ")
-                ));
-                (path, flaw)
-            }),
-    );
+    faults.extend(packages::uncovered(plan, texts).into_iter().map(|(path, missing)| {
+        let flaw = Flaw::Requirement(format!("it must list {}, which the code imports", missing.join(", ")));
+        (path, flaw)
+    }));
     faults
-}
-
-// === the compiler ===
-
-/// Python's own compiler, where there is a Python; tree-sitter is more lenient than it.
-async fn compile(path: &str, text: &str) -> Result<(), Flaw> {
-    const PROGRAM: &str = "import sys\ntry:\n compile(sys.stdin.buffer.read(), 'file', 'exec', dont_inherit=True)\n\
-        except (SyntaxError, ValueError) as e:\n print(f'line {getattr(e, \"lineno\", 0)}: {e.args[0]}'); sys.exit(7)\n";
-    if Lang::of(path) != Some(Lang::Python) {
-        return Ok(());
-    }
-    let started = tokio::process::Command::new("python3")
-        .args(["-I", "-S", "-W", "ignore", "-c", PROGRAM])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn();
-    let Ok(mut child) = started else {
-        return Ok(());
-    };
-    if let Some(mut input) = child.stdin.take() {
-        // A compiler that stops reading early says why on its output.
-        input.write_all(text.as_bytes()).await.ok();
-    }
-    match child.wait_with_output().await {
-        Ok(output) if output.status.code() == Some(7) => Err(Flaw::Syntax(
-            String::from_utf8_lossy(&output.stdout).trim().to_owned(),
-        )),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]
@@ -347,13 +258,7 @@ mod tests {
         for line in include_str!("../tests/data/placeholder_files.jsonl").lines() {
             let row: Row = serde_json::from_str(line).unwrap();
             let found = placeholder(&row.path, &row.content);
-            assert_eq!(
-                found.is_some(),
-                row.placeholder,
-                "{} {:?}: {found:?}",
-                row.id,
-                row.content
-            );
+            assert_eq!(found.is_some(), row.placeholder, "{} {:?}: {found:?}", row.id, row.content);
         }
     }
 
@@ -372,76 +277,28 @@ mod tests {
     async fn faults_of_a_file() {
         let store = "class Store:\n    size = 1\n";
         let finished = Texts::from([("app/store.py".to_owned(), store.to_owned())]);
+        let compiler = Compiler::start();
         let check = async |path: &str, text: &str, kind: &str| {
             let plan = plan();
-            let got = file(&plan, plan.file(path).unwrap(), text, &finished).await;
-            assert_eq!(
-                got.as_ref().map_or_else(Flaw::kind, |()| ""),
-                kind,
-                "{text:?}: {got:?}"
-            );
+            let got = file(&plan, plan.file(path).unwrap(), text, &finished, &compiler).await;
+            assert_eq!(got.as_ref().map_or_else(Flaw::kind, |()| ""), kind, "{text:?}: {got:?}");
         };
-        check(
-            "app/main.py",
-            "from app.store import Store\napp = Store()\n",
-            "",
-        )
-        .await;
-        check(
-            "app/main.py",
-            "from .store import Store\napp = Store()\n",
-            "",
-        )
-        .await;
-        check(
-            "app/main.py",
-            "from app import store\napp = store.Store()\n",
-            "",
-        )
-        .await;
-        check(
-            "app/main.py",
-            "import os.path\nimport fastapi\napp = fastapi.FastAPI()\n",
-            "",
-        )
-        .await;
+        check("app/main.py", "from app.store import Store\napp = Store()\n", "").await;
+        check("app/main.py", "from .store import Store\napp = Store()\n", "").await;
+        check("app/main.py", "from app import store\napp = store.Store()\n", "").await;
+        check("app/main.py", "import os.path\nimport fastapi\napp = fastapi.FastAPI()\n", "").await;
         check("app/__init__.py", "", "").await;
         check("app/main.py", " \n", "empty").await;
-        check(
-            "app/main.py",
-            "app = 1\ndef f():\n    pass\n",
-            "placeholder",
-        )
-        .await;
+        check("app/main.py", "app = 1\ndef f():\n    pass\n", "placeholder").await;
         check("app/main.py", store, "repeats").await;
         check("app/main.py", "app = (1\n", "syntax").await;
         // Only the real compiler sees this one.
         check("app/main.py", "app = 1\nreturn app\n", "syntax").await;
         check("app/main.py", "application = 1\n", "undefined").await;
-        check(
-            "app/main.py",
-            "from app.nothing import x\napp = x\n",
-            "import",
-        )
-        .await;
-        check(
-            "app/main.py",
-            "from app.store import Shop\napp = Shop()\n",
-            "import",
-        )
-        .await;
+        check("app/main.py", "from app.nothing import x\napp = x\n", "import").await;
+        check("app/main.py", "from app.store import Shop\napp = Shop()\n", "import").await;
         check("package.json", "{\"a\": }", "syntax").await;
-        check(
-            "src/index.ts",
-            "import { a } from './gone.js';\nconsole.log(a);\n",
-            "import",
-        )
-        .await;
-        check(
-            "src/index.ts",
-            "import express from 'express';\nexport const app = express();\n",
-            "",
-        )
-        .await;
+        check("src/index.ts", "import { a } from './gone.js';\nconsole.log(a);\n", "import").await;
+        check("src/index.ts", "import express from 'express';\nexport const app = express();\n", "").await;
     }
 }

@@ -88,19 +88,14 @@ pub struct Templates {
 
 impl Default for Endpoint {
     fn default() -> Self {
-        Self {
-            base_url: None,
-            api_key_env: "OPENAI_API_KEY".to_owned(),
-            model: "auto".to_owned(),
-            timeout_seconds: 180,
-        }
+        Self { base_url: None, api_key_env: "OPENAI_API_KEY".to_owned(), model: "auto".to_owned(), timeout_seconds: 180 }
     }
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            attempts_per_file: 6,
+            attempts_per_file: 8,
             attempts_for_plan: 6,
             calls: 400,
             tokens: 2_000_000,
@@ -115,9 +110,7 @@ impl Default for Limits {
 
 impl Default for Write {
     fn default() -> Self {
-        Self {
-            overwrite: Overwrite::IfUnchanged,
-        }
+        Self { overwrite: Overwrite::IfUnchanged }
     }
 }
 
@@ -131,26 +124,16 @@ impl Config {
         if given.is_none() && !path.exists() {
             return Ok(Self::default());
         }
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-        let config: Self =
-            toml::from_str(&text).with_context(|| format!("in {}", path.display()))?;
-        config
-            .check()
-            .with_context(|| format!("in {}", path.display()))?;
+        let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        let config: Self = toml::from_str(&text).with_context(|| format!("in {}", path.display()))?;
+        config.check().with_context(|| format!("in {}", path.display()))?;
         Ok(config)
     }
 
     fn check(&self) -> anyhow::Result<()> {
         let limits = &self.limits;
-        anyhow::ensure!(
-            limits.concurrency > 0,
-            "limits.concurrency must be at least 1"
-        );
-        anyhow::ensure!(
-            limits.answer_tokens >= 64,
-            "limits.answer_tokens must be at least 64"
-        );
+        anyhow::ensure!(limits.concurrency > 0, "limits.concurrency must be at least 1");
+        anyhow::ensure!(limits.answer_tokens >= 64, "limits.answer_tokens must be at least 64");
         Ok(())
     }
 }
@@ -169,9 +152,7 @@ mod tests {
 
     #[test]
     fn unknown_keys_are_refused() {
-        let err = toml::from_str::<Config>("[limits]\ncals = 3\n")
-            .unwrap_err()
-            .to_string();
+        let err = toml::from_str::<Config>("[limits]\ncals = 3\n").unwrap_err().to_string();
         assert!(err.contains("cals") && err.contains("line 2"), "{err}");
     }
 }

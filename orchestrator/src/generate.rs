@@ -11,6 +11,7 @@ use tokio::sync::Mutex;
 
 use crate::ask::{Answer, AskError, Upstream};
 use crate::check::{self, Flaw, Texts};
+use crate::compiler::Compiler;
 use crate::config_file::{Config, Limits, ServiceCheck};
 use crate::plan::{File, Plan, Priority};
 use crate::progress::{Event, View};
@@ -30,6 +31,7 @@ pub struct Build<'a> {
     pub config: &'a Config,
     pub view: &'a View,
     pub budget: &'a Budget,
+    pub compiler: &'a Compiler,
 }
 
 /// What may still be spent. Counted before an answer is asked for, so that a bound is never passed.
@@ -48,6 +50,15 @@ struct Made {
     text: String,
     entry: Entry,
     outcome: Outcome,
+}
+
+/// Why the model has not made a file.
+#[derive(Debug)]
+enum Unmade {
+    /// It was asked as often as allowed, in vain.
+    Refused(String),
+    /// A bound was reached, or the endpoint does not answer.
+    Stopped(String),
 }
 
 impl Build<'_> {
@@ -71,19 +82,12 @@ impl Build<'_> {
     }
 
     /// Every file once, wave by wave.
-    async fn first_pass(
-        &self,
-        folder: &mut Folder,
-        texts: &mut Texts,
-        report: &mut Report,
-    ) -> anyhow::Result<()> {
+    async fn first_pass(&self, folder: &mut Folder, texts: &mut Texts, report: &mut Report) -> anyhow::Result<()> {
         for wave in self.plan.waves()? {
             let mut open = Vec::new();
             for file in wave {
                 match folder.state(&file.path)? {
-                    State::Finished | State::Kept => {
-                        self.take_over(folder, file, texts, report).await?
-                    }
+                    State::Finished | State::Kept => self.take_over(folder, file, texts, report).await?,
                     State::Absent | State::Replaceable => open.push(file),
                 }
             }
@@ -97,23 +101,13 @@ impl Build<'_> {
             }
             drop(making);
             let written = std::mem::take(sink);
-            texts.extend(
-                written
-                    .into_iter()
-                    .filter_map(|(file, text)| Some((file.path.clone(), text?))),
-            );
+            texts.extend(written.into_iter().filter_map(|(file, text)| Some((file.path.clone(), text?))));
         }
         Ok(())
     }
 
     /// A file that is there already: ours from an earlier run, or somebody's.
-    async fn take_over(
-        &self,
-        folder: &mut Folder,
-        file: &File,
-        texts: &mut Texts,
-        report: &mut Report,
-    ) -> anyhow::Result<()> {
+    async fn take_over(&self, folder: &mut Folder, file: &File, texts: &mut Texts, report: &mut Report) -> anyhow::Result<()> {
         let mut text = folder.text(&file.path)?.unwrap_or_default();
         let entry = folder.manifest.files.get(&file.path).cloned();
         let ours = folder.state(&file.path)? == State::Finished;
@@ -121,18 +115,14 @@ impl Build<'_> {
             Some(entry) if entry.degraded => Outcome::Degraded("in an earlier run".to_owned()),
             Some(entry) if entry.source == Source::Template => {
                 // Facts may have changed since; rendering is free, and the same facts give the same bytes.
-                if let Some(fresh) = self
-                    .set
-                    .render(self.plan, file, texts)?
-                    .filter(|fresh| *fresh != text)
-                {
+                if let Some(fresh) = self.set.render(self.plan, file, texts)?.filter(|fresh| *fresh != text) {
                     folder.write(&file.path, &fresh, entry)?;
                     text = fresh;
                 }
                 Outcome::Template
             }
             Some(_) => Outcome::Verified,
-            None => match check::file(self.plan, file, &text, texts).await {
+            None => match check::file(self.plan, file, &text, texts, self.compiler).await {
                 Ok(()) => Outcome::Kept,
                 Err(flaw) => Outcome::Failed(format!("kept as somebody's work, but {flaw}")),
             },
@@ -144,65 +134,38 @@ impl Build<'_> {
     }
 
     /// By class: a template where one fits and the class allows it, else the model, else a template in its place.
-    async fn make(
-        &self,
-        file: &File,
-        finished: &Texts,
-        faults: &[Flaw],
-        template_first: bool,
-    ) -> anyhow::Result<Made> {
+    async fn make(&self, file: &File, finished: &Texts, faults: &[Flaw], template_first: bool) -> anyhow::Result<Made> {
         let rendered = self.set.render(self.plan, file, finished)?;
-        if let Some(text) = rendered
-            .as_ref()
-            .filter(|_| template_first && file.priority != Priority::Critical)
-            && check::file(self.plan, file, text, finished).await.is_ok()
+        if let Some(text) = rendered.as_ref().filter(|_| template_first && file.priority != Priority::Critical)
+            && check::file(self.plan, file, text, finished, self.compiler).await.is_ok()
         {
             let entry = Entry::new(Source::Template);
-            return Ok(Made {
-                text: text.clone(),
-                entry,
-                outcome: Outcome::Template,
-            });
+            return Ok(Made { text: text.clone(), entry, outcome: Outcome::Template });
         }
         let (asked, attempts) = self.ask(file, finished, faults).await;
         let why = match asked {
             Ok(made) => return Ok(made),
-            Err(why) => why,
+            Err(Unmade::Refused(why)) => why,
+            // Nothing stands in for an answer that was not asked for: the next run asks.
+            Err(Unmade::Stopped(why)) => {
+                let entry = Entry { attempts, ..Entry::new(Source::Model) };
+                return Ok(Made { text: String::new(), entry, outcome: Outcome::Failed(why) });
+            }
         };
         if let Some(text) = rendered {
-            let outcome = match check::file(self.plan, file, &text, finished).await {
+            let outcome = match check::file(self.plan, file, &text, finished, self.compiler).await {
                 Ok(()) => Outcome::Degraded(format!("the model: {why}")),
                 Err(flaw) => Outcome::Failed(format!("the model: {why}; the template: {flaw}")),
             };
-            let entry = Entry {
-                degraded: true,
-                attempts,
-                ..Entry::new(Source::Template)
-            };
-            return Ok(Made {
-                text,
-                entry,
-                outcome,
-            });
+            let entry = Entry { degraded: true, attempts, ..Entry::new(Source::Template) };
+            return Ok(Made { text, entry, outcome });
         }
-        let entry = Entry {
-            attempts,
-            ..Entry::new(Source::Model)
-        };
-        Ok(Made {
-            text: String::new(),
-            entry,
-            outcome: Outcome::Failed(why),
-        })
+        let entry = Entry { attempts, ..Entry::new(Source::Model) };
+        Ok(Made { text: String::new(), entry, outcome: Outcome::Failed(why) })
     }
 
     /// Asks until an answer passes or a bound is reached; every refusal goes into the next question.
-    async fn ask(
-        &self,
-        file: &File,
-        finished: &Texts,
-        faults: &[Flaw],
-    ) -> (Result<Made, String>, u32) {
+    async fn ask(&self, file: &File, finished: &Texts, faults: &[Flaw]) -> (Result<Made, Unmade>, u32) {
         let limits = &self.config.limits;
         let until = Instant::now() + Duration::from_secs(limits.seconds_per_file);
         let mut faults = faults.to_vec();
@@ -210,42 +173,24 @@ impl Build<'_> {
         let mut unmarked: Option<String> = None;
         for attempt in 1..=limits.attempts_per_file {
             if let Err(spent) = self.budget.take() {
-                return (Err(spent), attempt - 1);
+                return (Err(Unmade::Stopped(spent)), attempt - 1);
             }
             if Instant::now() > until {
-                return (
-                    Err(format!(
-                        "{} s for one file are over",
-                        limits.seconds_per_file
-                    )),
-                    attempt - 1,
-                );
+                let why = format!("{} s for one file are over", limits.seconds_per_file);
+                return (Err(Unmade::Stopped(why)), attempt - 1);
             }
-            let question =
-                prompt::file(self.request, self.plan, file, finished, &faults, max_tokens);
+            let question = prompt::file(self.request, self.plan, file, finished, &faults, max_tokens);
             let answer = match self.upstream.ask(&question).await {
                 Ok(answer) => answer,
-                Err(err) => return (Err(err.to_string()), attempt),
+                Err(err) => return (Err(Unmade::Stopped(err.to_string())), attempt),
             };
             self.budget.spent(&answer).await;
             let judged = self.judge(file, &answer, finished, &mut unmarked).await;
-            self.tell(file, attempt, &answer, judged.as_ref().err())
-                .await;
+            self.tell(file, attempt, &answer, judged.as_ref().err()).await;
             match judged {
                 Ok(text) => {
-                    let entry = Entry {
-                        attempts: attempt,
-                        model: answer.model,
-                        ..Entry::new(Source::Model)
-                    };
-                    return (
-                        Ok(Made {
-                            text,
-                            entry,
-                            outcome: Outcome::Verified,
-                        }),
-                        attempt,
-                    );
+                    let entry = Entry { attempts: attempt, model: answer.model, ..Entry::new(Source::Model) };
+                    return (Ok(Made { text, entry, outcome: Outcome::Verified }), attempt);
                 }
                 Err(flaw) => {
                     if flaw == Flaw::Cut && answer.cut {
@@ -255,35 +200,21 @@ impl Build<'_> {
                 }
             }
         }
-        let last = faults
-            .last()
-            .map_or_else(|| "no attempts allowed".to_owned(), Flaw::to_string);
-        (
-            Err(format!(
-                "{} answers refused, the last because {last}",
-                limits.attempts_per_file
-            )),
-            limits.attempts_per_file,
-        )
+        let last = faults.last().map_or_else(|| "no attempts allowed".to_owned(), Flaw::to_string);
+        let why = format!("{} answers refused, the last because {last}", limits.attempts_per_file);
+        (Err(Unmade::Refused(why)), limits.attempts_per_file)
     }
 
     /// An answer as a file's text, or its flaw. A text without its end mark counts as cut, unless the model gives the
     /// very same text twice and says both times that it is done: then it just does not write marks.
-    async fn judge(
-        &self,
-        file: &File,
-        answer: &Answer,
-        finished: &Texts,
-        unmarked: &mut Option<String>,
-    ) -> Result<String, Flaw> {
+    async fn judge(&self, file: &File, answer: &Answer, finished: &Texts, unmarked: &mut Option<String>) -> Result<String, Flaw> {
         if answer.cut {
             return Err(Flaw::Cut);
         }
         let text = match prompt::read_file(&file.path, &answer.text) {
             Err(Flaw::Cut) => {
                 let end = prompt::marks(&file.path).map_or_else(String::new, |(_, last)| last);
-                let text =
-                    prompt::read_file(&file.path, &format!("{}\n{end}", answer.text.trim_end()))?;
+                let text = prompt::read_file(&file.path, &format!("{}\n{end}", answer.text.trim_end()))?;
                 let again = unmarked.replace(text.clone());
                 if again.as_ref() != Some(&text) {
                     return Err(Flaw::Cut);
@@ -292,7 +223,7 @@ impl Build<'_> {
             }
             other => other?,
         };
-        check::file(self.plan, file, &text, finished).await?;
+        check::file(self.plan, file, &text, finished, self.compiler).await?;
         Ok(text)
     }
 
@@ -308,20 +239,12 @@ impl Build<'_> {
             flaw: flaw.map(Flaw::to_string),
         });
         if let Some(id) = &answer.request_id {
-            self.upstream
-                .feedback(id, flaw.is_none(), flaw.map(Flaw::kind))
-                .await;
+            self.upstream.feedback(id, flaw.is_none(), flaw.map(Flaw::kind)).await;
         }
     }
 
     /// Writes what was made, if it passed, and says so.
-    fn settle(
-        &self,
-        folder: &mut Folder,
-        file: &File,
-        made: Made,
-        report: &mut Report,
-    ) -> anyhow::Result<Option<String>> {
+    fn settle(&self, folder: &mut Folder, file: &File, made: Made, report: &mut Report) -> anyhow::Result<Option<String>> {
         let attempts = made.entry.attempts;
         self.done(file, &made.outcome, attempts);
         let good = !matches!(made.outcome, Outcome::Failed(_));
@@ -329,43 +252,27 @@ impl Build<'_> {
         if !good {
             return Ok(None);
         }
-        folder
-            .write(&file.path, &made.text, made.entry)
-            .with_context(|| format!("writing {}", file.path))?;
+        folder.write(&file.path, &made.text, made.entry).with_context(|| format!("writing {}", file.path))?;
         Ok(Some(made.text))
     }
 
     fn done(&self, file: &File, outcome: &Outcome, attempts: u32) {
         let (outcome, detail) = (outcome.name(), outcome.why());
-        self.view.show(&Event::Done {
-            path: &file.path,
-            outcome,
-            attempts,
-            detail,
-        });
+        self.view.show(&Event::Done { path: &file.path, outcome, attempts, detail });
     }
 
     // === the whole ===
 
     /// Checks the whole and sends its faults back to the files, a bounded number of times; the last time, templates
     /// replace model-written files that still do not work together.
-    async fn repairs(
-        &self,
-        folder: &mut Folder,
-        texts: &mut Texts,
-        report: &mut Report,
-    ) -> anyhow::Result<()> {
+    async fn repairs(&self, folder: &mut Folder, texts: &mut Texts, report: &mut Report) -> anyhow::Result<()> {
         for round in 0..=self.config.limits.repair_rounds {
             self.refresh_facts(folder, texts, report)?;
             let faults = self.faults(texts, report).await;
             let last = round == self.config.limits.repair_rounds;
             for (path, flaw) in &faults {
                 let why = format!("after the whole check: {flaw}");
-                self.view.show(&Event::Checked {
-                    step: path,
-                    passed: false,
-                    detail: &why,
-                });
+                self.view.show(&Event::Checked { step: path, passed: false, detail: &why });
             }
             let Some(open) = self.repairable(folder, faults, report)? else {
                 return Ok(());
@@ -405,9 +312,7 @@ impl Build<'_> {
         let mut open: BTreeMap<String, Vec<Flaw>> = BTreeMap::new();
         for (path, flaw) in faults {
             let ours = self.plan.file(&path).is_some() && folder.state(&path)? == State::Finished;
-            report
-                .files
-                .insert(path.clone(), Outcome::Failed(flaw.to_string()));
+            report.files.insert(path.clone(), Outcome::Failed(flaw.to_string()));
             if ours {
                 open.entry(path).or_default().push(flaw);
             }
@@ -416,47 +321,18 @@ impl Build<'_> {
     }
 
     fn stand_in(&self, file: &File, texts: &Texts, flaws: &[Flaw]) -> anyhow::Result<Made> {
-        let why = flaws
-            .iter()
-            .map(Flaw::to_string)
-            .collect::<Vec<_>>()
-            .join("; ");
-        let entry = Entry {
-            degraded: true,
-            ..Entry::new(Source::Template)
-        };
+        let why = flaws.iter().map(Flaw::to_string).collect::<Vec<_>>().join("; ");
+        let entry = Entry { degraded: true, ..Entry::new(Source::Template) };
         Ok(match self.set.render(self.plan, file, texts)? {
-            Some(text) => Made {
-                text,
-                entry,
-                outcome: Outcome::Degraded(why),
-            },
-            None => Made {
-                text: String::new(),
-                entry,
-                outcome: Outcome::Failed(why),
-            },
+            Some(text) => Made { text, entry, outcome: Outcome::Degraded(why) },
+            None => Made { text: String::new(), entry, outcome: Outcome::Failed(why) },
         })
     }
 
     /// Low files state facts about the others: rendered again when those changed.
-    fn refresh_facts(
-        &self,
-        folder: &mut Folder,
-        texts: &mut Texts,
-        report: &mut Report,
-    ) -> anyhow::Result<()> {
-        for file in self
-            .plan
-            .files_to_create
-            .iter()
-            .filter(|file| file.priority == Priority::Low)
-        {
-            let entry = folder
-                .manifest
-                .files
-                .get(&file.path)
-                .filter(|entry| entry.source == Source::Template);
+    fn refresh_facts(&self, folder: &mut Folder, texts: &mut Texts, report: &mut Report) -> anyhow::Result<()> {
+        for file in self.plan.files_to_create.iter().filter(|file| file.priority == Priority::Low) {
+            let entry = folder.manifest.files.get(&file.path).filter(|entry| entry.source == Source::Template);
             let Some(entry) = entry.cloned() else {
                 continue;
             };
@@ -482,10 +358,7 @@ impl Build<'_> {
         if !faults.is_empty() || missing || check == ServiceCheck::Off {
             if missing && check != ServiceCheck::Off {
                 let why = Some("files are missing".to_owned());
-                report.service = Some(Shown {
-                    not_tried: why,
-                    ..Shown::default()
-                });
+                report.service = Some(Shown { not_tried: why, ..Shown::default() });
             }
             return faults;
         }
@@ -496,37 +369,22 @@ impl Build<'_> {
         {
             shown.start = Some(Err(why));
         }
-        self.view.show(&Event::Checked {
-            step: "service",
-            passed: shown.fault().is_none(),
-            detail: &shown.to_string(),
-        });
+        self.view.show(&Event::Checked { step: "service", passed: shown.fault().is_none(), detail: &shown.to_string() });
         let fault = shown.fault().map(str::to_owned);
         let tests = shown.tests.as_ref().is_some_and(Result::is_err);
         report.service = Some(shown);
-        fault
-            .map(|why| (culprit(self.plan, &why, tests), Flaw::Service(why)))
-            .into_iter()
-            .collect()
+        fault.map(|why| (culprit(self.plan, &why, tests), Flaw::Service(why))).into_iter().collect()
     }
 }
 
 /// The planned file that an error text names last (a traceback's innermost frame), else the entry point.
 fn culprit(plan: &Plan, why: &str, tests: bool) -> String {
-    let named = plan
-        .paths()
-        .filter_map(|path| Some((why.rfind(path)?, path)));
+    let named = plan.paths().filter_map(|path| Some((why.rfind(path)?, path)));
     let code = named.filter(|(_, path)| tests || !path.contains("test"));
     let entry = || {
-        let critical = plan
-            .files_to_create
-            .iter()
-            .filter(|file| file.priority == Priority::Critical);
-        let main = critical
-            .clone()
-            .find(|file| file.path.contains("main") || file.path.contains("index"));
-        main.or_else(|| critical.clone().last())
-            .map_or("", |file| file.path.as_str())
+        let critical = plan.files_to_create.iter().filter(|file| file.priority == Priority::Critical);
+        let main = critical.clone().find(|file| file.path.contains("main") || file.path.contains("index"));
+        main.or_else(|| critical.clone().next_back()).map_or("", |file| file.path.as_str())
     };
     code.max().map_or_else(entry, |(_, path)| path).to_owned()
 }
@@ -550,16 +408,10 @@ impl Budget {
             return Err(format!("the build's {} s are over", self.limits.seconds));
         }
         if self.tokens.load(Ordering::Relaxed) >= self.limits.tokens {
-            return Err(format!(
-                "the build's {} tokens are spent",
-                self.limits.tokens
-            ));
+            return Err(format!("the build's {} tokens are spent", self.limits.tokens));
         }
         let within = |calls: u32| (calls < self.limits.calls).then_some(calls + 1);
-        match self
-            .calls
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, within)
-        {
+        match self.calls.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within) {
             Ok(_) => Ok(()),
             Err(_) => Err(format!("the build's {} calls are spent", self.limits.calls)),
         }
@@ -607,11 +459,7 @@ pub async fn plan(
             }
         };
         budget.spent(&answer).await;
-        let read = if answer.cut {
-            Err("it was cut off".to_owned())
-        } else {
-            read_plan(&answer.text, name, set)
-        };
+        let read = if answer.cut { Err("it was cut off".to_owned()) } else { read_plan(&answer.text, name, set) };
         view.show(&Event::Asked {
             path: "(plan)",
             attempt,
@@ -622,32 +470,24 @@ pub async fn plan(
             flaw: read.as_ref().err().cloned(),
         });
         if let Some(id) = &answer.request_id {
-            upstream
-                .feedback(id, read.is_ok(), read.as_ref().err().map(|_| "plan"))
-                .await;
+            upstream.feedback(id, read.is_ok(), read.as_ref().err().map(|_| "plan")).await;
         }
         match read {
             Ok(plan) => return Ok(Ok(plan)),
             Err(why) => fault = Some(why),
         }
     }
-    Ok(Err(
-        fault.unwrap_or_else(|| "no attempts allowed".to_owned())
-    ))
+    Ok(Err(fault.unwrap_or_else(|| "no attempts allowed".to_owned())))
 }
 
 /// The request's name wins over the model's; what every service of the set has is added.
 fn read_plan(text: &str, name: &str, set: &Set) -> Result<Plan, String> {
-    let mut plan: Plan = serde_json::from_str(text.trim())
-        .map_err(|err| format!("it is not the JSON asked for: {err}"))?;
+    let mut plan: Plan =
+        serde_json::from_str(prompt::unfence(text).unwrap_or(text).trim()).map_err(|err| format!("it is not the JSON asked for: {err}"))?;
     name.clone_into(&mut plan.service_name);
     set.complete(&mut plan);
     plan.check().map_err(|err| err.to_string())?;
-    if !plan
-        .files_to_create
-        .iter()
-        .any(|file| file.priority == Priority::Critical)
-    {
+    if !plan.files_to_create.iter().any(|file| file.priority == Priority::Critical) {
         return Err("no file is critical: where is the entry point?".to_owned());
     }
     Ok(plan)

@@ -6,6 +6,7 @@
 
 mod ask;
 mod check;
+mod compiler;
 mod config_file;
 mod generate;
 mod name;
@@ -29,6 +30,7 @@ use anyhow::{Context as _, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 
 use crate::ask::Upstream;
+use crate::compiler::Compiler;
 use crate::config_file::{Config, ServiceCheck};
 use crate::generate::{Budget, Build};
 use crate::plan::{Plan, Priority};
@@ -149,33 +151,20 @@ async fn build(args: BuildArgs) -> anyhow::Result<u8> {
         "{} already holds the service {there:?}, not {name:?}: choose another --out, or --name {there}",
         out.display()
     );
-    let stack = args
-        .stack
-        .as_deref()
-        .or(given.as_ref().map(|plan| plan.stack.as_str()))
-        .filter(|name| !name.is_empty());
+    let stack = args.stack.as_deref().or(given.as_ref().map(|plan| plan.stack.as_str())).filter(|name| !name.is_empty());
     let set = match stack {
         Some(stack) => Set::load(stack, &config.templates.folders)?,
         None => Set::choose(&request, &config.templates.folders)?,
     };
-    let view = View::new(args.json);
+    let view = View::new(args.json, args.plan_only);
     let upstream = upstream(&config)?;
     let budget = Budget::new(&config.limits);
     let (plan, from) = match given {
         Some(plan) => (plan, "file"),
-        None => {
-            choose_plan(
-                &args, &folder, &request, &name, &set, &upstream, &view, &budget,
-            )
-            .await?
-        }
+        None => choose_plan(&args, &folder, &request, &name, &set, &upstream, &view, &budget).await?,
     };
     if args.plan_only {
-        writeln!(
-            std::io::stdout(),
-            "{}",
-            serde_json::to_string_pretty(&plan)?
-        )?;
+        writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(&plan)?)?;
         return Ok(0);
     }
     announce(&view, &plan, &set, from);
@@ -192,6 +181,7 @@ async fn build(args: BuildArgs) -> anyhow::Result<u8> {
         config: &config,
         view: &view,
         budget: &budget,
+        compiler: &Compiler::start(),
     };
     Ok(build.run(&mut folder, from).await?.exit_code())
 }
@@ -215,88 +205,51 @@ fn settings(args: &BuildArgs) -> anyhow::Result<Config> {
     limits.calls = args.calls.unwrap_or(limits.calls);
     limits.answer_tokens = args.answer_tokens.unwrap_or(limits.answer_tokens);
     limits.concurrency = args.concurrency.unwrap_or(limits.concurrency).max(1);
-    config
-        .templates
-        .folders
-        .splice(0..0, args.templates.iter().cloned());
+    config.templates.folders.splice(0..0, args.templates.iter().cloned());
     Ok(config)
 }
 
 fn upstream(config: &Config) -> anyhow::Result<Upstream> {
     let endpoint = &config.endpoint;
-    let base_url = endpoint
-        .base_url
-        .as_deref()
-        .unwrap_or("http://127.0.0.1:8080/v1");
+    let base_url = endpoint.base_url.as_deref().unwrap_or("http://127.0.0.1:8080/v1");
     // A local gateway may want no key; one that does refuses with a clear message.
     let key = std::env::var(&endpoint.api_key_env).unwrap_or_else(|_| "none".to_owned());
-    Upstream::new(
-        base_url,
-        &key,
-        &endpoint.model,
-        Duration::from_secs(endpoint.timeout_seconds),
-    )
+    Upstream::new(base_url, &key, &endpoint.model, Duration::from_secs(endpoint.timeout_seconds))
 }
 
 fn given_plan(args: &BuildArgs) -> anyhow::Result<Option<Plan>> {
     let Some(path) = &args.plan else {
         return Ok(None);
     };
-    let text =
-        std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-    Ok(Some(
-        Plan::parse(&text).with_context(|| format!("in {}", path.display()))?,
-    ))
+    let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    Ok(Some(Plan::parse(&text).with_context(|| format!("in {}", path.display()))?))
 }
 
-fn request_and_name(
-    args: &BuildArgs,
-    given: Option<&Plan>,
-    overwrite: Overwrite,
-) -> anyhow::Result<(String, String)> {
-    let earlier = args
-        .out
-        .as_deref()
-        .map(|out| Folder::open(out, overwrite))
-        .transpose()?;
-    let earlier = earlier
-        .map(|folder| folder.manifest)
-        .filter(|manifest| !manifest.request.is_empty());
+fn request_and_name(args: &BuildArgs, given: Option<&Plan>, overwrite: Overwrite) -> anyhow::Result<(String, String)> {
+    let earlier = args.out.as_deref().map(|out| Folder::open(out, overwrite)).transpose()?;
+    let earlier = earlier.map(|folder| folder.manifest).filter(|manifest| !manifest.request.is_empty());
     let request = match (&args.request, &args.request_file, given, &earlier) {
         (Some(request), ..) => request.clone(),
-        (None, Some(path), ..) => {
-            std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?
-        }
+        (None, Some(path), ..) => std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?,
         (None, None, Some(plan), _) => {
             format!("Build the service {} as planned.", plan.service_name)
         }
         (None, None, None, Some(manifest)) => manifest.request.clone(),
         (None, None, None, None) => bail!("say what to build: a request, --request-file or --plan"),
     };
-    let resumed = earlier
-        .filter(|manifest| manifest.request == request)
-        .map(|manifest| manifest.service_name);
+    let resumed = earlier.filter(|manifest| manifest.request == request).map(|manifest| manifest.service_name);
     let name = match (&args.name, given, resumed) {
-        (Some(raw), ..) => name::slug(raw)
-            .with_context(|| format!("--name {raw:?} has no letters to make a name of"))?,
-        (None, Some(plan), _) => {
-            name::slug(&plan.service_name).context("the plan's service_name is not a name")?
-        }
+        (Some(raw), ..) => name::slug(raw).with_context(|| format!("--name {raw:?} has no letters to make a name of"))?,
+        (None, Some(plan), _) => name::slug(&plan.service_name).context("the plan's service_name is not a name")?,
         (None, None, Some(name)) => name,
-        (None, None, None) => name::extract(&request)
-            .slug()
-            .map_err(anyhow::Error::msg)?
-            .to_owned(),
+        (None, None, None) => name::extract(&request).slug().map_err(anyhow::Error::msg)?.to_owned(),
     };
     Ok((request, name))
 }
 
 /// The stored plan of an unfinished build, else the template set's or the model's; when the model cannot plan, the
 /// template set's in its place, and the report says so.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "the parts of one build, each used once"
-)]
+#[expect(clippy::too_many_arguments, reason = "the parts of one build, each used once")]
 async fn choose_plan(
     args: &BuildArgs,
     folder: &Folder,
@@ -307,10 +260,7 @@ async fn choose_plan(
     view: &View,
     budget: &Budget,
 ) -> anyhow::Result<(Plan, &'static str)> {
-    if let Some(plan) = folder
-        .stored_plan()?
-        .filter(|_| !args.replan && folder.manifest.request == request)
-    {
+    if let Some(plan) = folder.stored_plan()?.filter(|_| !args.replan && folder.manifest.request == request) {
         return Ok((plan, "earlier run"));
     }
     if args.plan_by_template {
@@ -319,8 +269,7 @@ async fn choose_plan(
     match generate::plan(request, name, set, upstream, view, budget).await? {
         Ok(plan) => Ok((plan, "model")),
         Err(why) => {
-            let text =
-                format!("the model cannot plan this ({why}); the template set's plan stands in");
+            let text = format!("the model cannot plan this ({why}); the template set's plan stands in");
             view.show(&Event::Note { text: &text });
             Ok((set.default_plan(name, request), report::PLAN_IN_PLACE))
         }
@@ -332,12 +281,7 @@ fn announce(view: &View, plan: &Plan, set: &Set, from: &str) {
     for file in &plan.files_to_create {
         *files.entry(file.priority).or_default() += 1;
     }
-    view.show(&Event::Planned {
-        service_name: &plan.service_name,
-        stack: &set.name,
-        from,
-        files,
-    });
+    view.show(&Event::Planned { service_name: &plan.service_name, stack: &set.name, from, files });
 }
 
 fn dry_run(view: &View, folder: &Folder, plan: &Plan, set: &Set) -> anyhow::Result<()> {
@@ -354,17 +298,8 @@ fn dry_run(view: &View, folder: &Folder, plan: &Plan, set: &Set) -> anyhow::Resu
             State::Finished => "done",
             State::Kept => "keep",
         };
-        let detail = if matches!(outcome, "write" | "replace") {
-            by
-        } else {
-            ""
-        };
-        view.show(&Event::Done {
-            path: &file.path,
-            outcome,
-            attempts: 0,
-            detail,
-        });
+        let detail = if matches!(outcome, "write" | "replace") { by } else { "" };
+        view.show(&Event::Done { path: &file.path, outcome, attempts: 0, detail });
     }
     Ok(())
 }

@@ -30,13 +30,10 @@ impl Named {
         match self {
             Named::Explicit(slug) | Named::Hinted(slug) => Ok(slug),
             Named::Default => Ok(DEFAULT),
-            Named::Several(names) => Err(format!(
-                "the request names several services ({}): build one at a time, choose with --name",
-                names.join(", ")
-            )),
-            Named::Rejected(raw) => Err(format!(
-                "{raw:?} is a path, not a service name: choose one with --name"
-            )),
+            Named::Several(names) => {
+                Err(format!("the request names several services ({}): build one at a time, choose with --name", names.join(", ")))
+            }
+            Named::Rejected(raw) => Err(format!("{raw:?} is a path, not a service name: choose one with --name")),
         }
     }
 }
@@ -48,9 +45,7 @@ pub fn extract(request: &str) -> Named {
     }
     if let Some(raw) = explicit(request) {
         return match slug(&raw) {
-            _ if raw.contains('/') || raw.contains('\\') || raw.contains("..") => {
-                Named::Rejected(raw)
-            }
+            _ if raw.contains('/') || raw.contains('\\') || raw.contains("..") => Named::Rejected(raw),
             Some(name) => Named::Explicit(name),
             None => Named::Default,
         };
@@ -68,10 +63,8 @@ pub fn slug(raw: &str) -> Option<String> {
     let mut letters = raw.trim().chars().peekable();
     while let Some(c) = letters.next() {
         let next_is_lower = letters.peek().is_some_and(|n| n.is_lowercase());
-        let hump = c.is_uppercase()
-            && before.is_some_and(|b| {
-                b.is_lowercase() || b.is_ascii_digit() || (b.is_uppercase() && next_is_lower)
-            });
+        let hump =
+            c.is_uppercase() && before.is_some_and(|b| b.is_lowercase() || b.is_ascii_digit() || (b.is_uppercase() && next_is_lower));
         let folded = fold(c);
         if (hump || folded.is_none()) && !out.ends_with('-') && !out.is_empty() {
             out.push('-');
@@ -79,9 +72,7 @@ pub fn slug(raw: &str) -> Option<String> {
         out.push_str(folded.as_deref().unwrap_or(""));
         before = Some(c);
     }
-    let name = out
-        .trim_matches('-')
-        .trim_start_matches(|c: char| c.is_ascii_digit() || c == '-');
+    let name = out.trim_matches('-').trim_start_matches(|c: char| c.is_ascii_digit() || c == '-');
     let name: String = name.chars().take(MAX_LEN).collect();
     let name = name.trim_end_matches('-');
     match name {
@@ -122,10 +113,7 @@ fn fold(c: char) -> Option<String> {
 // === phrases ===
 
 fn pattern(text: &str) -> Regex {
-    #[expect(
-        clippy::expect_used,
-        reason = "the patterns are constants and every one runs in the tests"
-    )]
+    #[expect(clippy::expect_used, reason = "the patterns are constants and every one runs in the tests")]
     Regex::new(text).expect("a valid pattern")
 }
 
@@ -143,10 +131,7 @@ fn explicit(request: &str) -> Option<String> {
         return Some(String::new()); // 'a'*300 is an expression, not a name
     }
     let raw = found.get(1).or_else(|| found.get(3))?.as_str();
-    Some(
-        raw.trim_end_matches(['.', ',', ';', ':', '!', '?', ')', '…'])
-            .to_owned(),
-    )
+    Some(raw.trim_end_matches(['.', ',', ';', ':', '!', '?', ')', '…']).to_owned())
 }
 
 /// "two services: auth-api and user-api".
@@ -157,15 +142,11 @@ fn several(request: &str) -> Option<Vec<String>> {
         )
     });
     let listed = PLURAL.captures(request)?.get(1)?.as_str();
-    let names: Vec<String> = SLUG
-        .find_iter(listed)
-        .filter_map(|found| slug(found.as_str()))
-        .collect();
+    let names: Vec<String> = SLUG.find_iter(listed).filter_map(|found| slug(found.as_str())).collect();
     (names.len() > 1).then_some(names)
 }
 
-static SLUG: LazyLock<Regex> =
-    LazyLock::new(|| pattern(r"\b[A-Za-z][A-Za-z0-9]*(?:-[A-Za-z0-9]+)+\b"));
+static SLUG: LazyLock<Regex> = LazyLock::new(|| pattern(r"\b[A-Za-z][A-Za-z0-9]*(?:-[A-Za-z0-9]+)+\b"));
 
 /// Adjectives and terms with a hyphen that say how a service is, not what it is called.
 const NOT_NAMES: &[&str] = &[
@@ -198,26 +179,20 @@ const NOT_NAMES: &[&str] = &[
 
 /// A name without a phrase that says so: a slug in ticks or brackets, a slug in the text, a title.
 fn hinted(request: &str) -> Option<String> {
-    static TICKED: LazyLock<Regex> =
-        LazyLock::new(|| pattern(r#"[`(“"']([a-z][a-z0-9]*(?:[-_][a-z0-9]+)+)[`)”"']"#));
+    static TICKED: LazyLock<Regex> = LazyLock::new(|| pattern(r#"[`(“"']([a-z][a-z0-9]*(?:[-_][a-z0-9]+)+)[`)”"']"#));
     static TITLE: LazyLock<Regex> = LazyLock::new(|| {
         pattern(
             r"\b(?:Enhance|Extend|Improve|Rebuild|Modernise|Modernize|Build|Create|Implement)\s+(?:the |a |an )?((?:[A-Z][A-Za-z]+\s+){1,6}?)(?:with|using|so|to|by|for|in|as)\b",
         )
     });
-    static MAKERS: LazyLock<Regex> = LazyLock::new(|| {
-        pattern(
-            r"^(?:Power (?:Apps|Platform|Automate)|Microsoft|Azure|AWS|Amazon|Google|Python|FastAPI)\s+",
-        )
-    });
+    static MAKERS: LazyLock<Regex> =
+        LazyLock::new(|| pattern(r"^(?:Power (?:Apps|Platform|Automate)|Microsoft|Azure|AWS|Amazon|Google|Python|FastAPI)\s+"));
     if let Some(found) = TICKED.captures(request) {
         return Some(found[1].to_owned());
     }
     let first_lines = request.get(..400).unwrap_or(request);
-    let plain = SLUG
-        .find_iter(first_lines)
-        .map(|found| found.as_str())
-        .find(|found| !NOT_NAMES.contains(&found.to_ascii_lowercase().as_str()));
+    let plain =
+        SLUG.find_iter(first_lines).map(|found| found.as_str()).find(|found| !NOT_NAMES.contains(&found.to_ascii_lowercase().as_str()));
     if let Some(found) = plain {
         return Some(found.to_owned());
     }
@@ -248,11 +223,7 @@ mod tests {
                 "reject-or-suffix" => got.slug() == Ok("con-service"),
                 name => got.slug() == Ok(name),
             };
-            assert!(
-                fits,
-                "{:?}: wanted {}, got {got:?}",
-                case.text, case.expected
-            );
+            assert!(fits, "{:?}: wanted {}, got {got:?}", case.text, case.expected);
         }
     }
 
@@ -271,8 +242,7 @@ mod tests {
 
     #[test]
     fn slugs_are_safe() {
-        let check =
-            |raw: &str, want: Option<&str>| assert_eq!(slug(raw).as_deref(), want, "{raw:?}");
+        let check = |raw: &str, want: Option<&str>| assert_eq!(slug(raw).as_deref(), want, "{raw:?}");
         check("HTTPServer", Some("http-server"));
         check("  Größe  ", Some("groesse"));
         check("42nd street", Some("nd-street"));

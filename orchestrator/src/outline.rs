@@ -74,10 +74,7 @@ pub fn outline(path: &str, text: &str) -> Option<Outline> {
     parser.set_language(&lang.grammar()).ok()?;
     let tree = parser.parse(text, None)?;
     let root = tree.root_node();
-    let mut out = Outline {
-        has_code: has_code(root),
-        ..Outline::default()
-    };
+    let mut out = Outline { has_code: has_code(root), ..Outline::default() };
     syntax_errors(root, text, &mut out.syntax_errors);
     match lang {
         Lang::Python => python::read(root, text, &mut out),
@@ -99,13 +96,7 @@ fn syntax_errors(node: Node<'_>, text: &str, out: &mut Vec<String>) {
     if node.is_missing() {
         out.push(format!("line {line}: {} is missing", node.kind()));
     } else if node.is_error() {
-        let shown: String = slice(node, text)
-            .lines()
-            .next()
-            .unwrap_or("")
-            .chars()
-            .take(60)
-            .collect();
+        let shown: String = slice(node, text).lines().next().unwrap_or("").chars().take(60).collect();
         out.push(format!("line {line}: cannot be parsed near `{shown}`"));
     } else {
         children(node).for_each(|child| syntax_errors(child, text, out));
@@ -113,7 +104,7 @@ fn syntax_errors(node: Node<'_>, text: &str, out: &mut Vec<String>) {
 }
 
 fn children(node: Node<'_>) -> impl Iterator<Item = Node<'_>> {
-    (0..node.child_count()).filter_map(move |index| node.child(u32::try_from(index).ok()?))
+    (0..node.child_count()).filter_map(move |index| node.child(index))
 }
 
 fn named(node: Node<'_>) -> impl Iterator<Item = Node<'_>> {
@@ -125,15 +116,12 @@ fn slice<'t>(node: Node<'_>, text: &'t str) -> &'t str {
 }
 
 fn field<'t>(node: Node<'_>, name: &str, text: &'t str) -> &'t str {
-    node.child_by_field_name(name)
-        .map_or("", |child| slice(child, text))
+    node.child_by_field_name(name).map_or("", |child| slice(child, text))
 }
 
 /// The declaration up to its body, on one line.
 fn head(node: Node<'_>, text: &str) -> String {
-    let end = node
-        .child_by_field_name("body")
-        .map_or(node.end_byte(), |body| body.start_byte());
+    let end = node.child_by_field_name("body").map_or(node.end_byte(), |body| body.start_byte());
     let shown = text.get(node.start_byte()..end).unwrap_or("");
     shown.split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -179,35 +167,15 @@ def todo():
 "#;
         let out = outline("app/x.py", text).unwrap();
         assert!(out.syntax_errors.is_empty(), "{:?}", out.syntax_errors);
-        assert_eq!(
-            out.defines,
-            [
-                "os", "j", "Store", "l", "Task", "uvloop", "LIMIT", "router", "other", "handler",
-                "Base", "Real", "todo"
-            ]
-        );
-        let modules: Vec<(&str, bool)> = out
-            .imports
-            .iter()
-            .map(|import| (import.module.as_str(), import.guarded))
-            .collect();
+        assert_eq!(out.defines, ["os", "j", "Store", "l", "Task", "uvloop", "LIMIT", "router", "other", "handler", "Base", "Real", "todo"]);
+        let modules: Vec<(&str, bool)> = out.imports.iter().map(|import| (import.module.as_str(), import.guarded)).collect();
         assert_eq!(
             modules,
-            [
-                ("__future__", false),
-                ("os", false),
-                ("json", false),
-                (".storage", false),
-                ("app.schemas", false),
-                ("uvloop", true)
-            ]
+            [("__future__", false), ("os", false), ("json", false), (".storage", false), ("app.schemas", false), ("uvloop", true)]
         );
         assert_eq!(out.imports[3].names, ["Store", "load"]);
         assert_eq!(out.stubs, ["Real.stub", "todo"]);
-        assert!(
-            out.signatures
-                .contains(&"async def handler(task: Task) -> dict[str, int]:".to_owned())
-        );
+        assert!(out.signatures.contains(&"async def handler(task: Task) -> dict[str, int]:".to_owned()));
         assert!(out.signatures.contains(&"class Real:".to_owned()));
         let broken = outline("x.py", "def f(:\n  return").unwrap();
         assert!(!broken.syntax_errors.is_empty());
@@ -222,15 +190,8 @@ def todo():
             export interface Task { id: string }\nexport function todo() { throw new Error('not implemented'); }\n";
         let out = outline("src/x.ts", text).unwrap();
         assert!(out.syntax_errors.is_empty(), "{:?}", out.syntax_errors);
-        assert_eq!(
-            out.defines,
-            ["app", "add", "default", "Thing", "Router", "Task", "todo"]
-        );
-        let modules: Vec<&str> = out
-            .imports
-            .iter()
-            .map(|import| import.module.as_str())
-            .collect();
+        assert_eq!(out.defines, ["app", "add", "default", "Thing", "Router", "Task", "todo"]);
+        let modules: Vec<&str> = out.imports.iter().map(|import| import.module.as_str()).collect();
         assert_eq!(modules, ["express", "./store.js", "node:fs"]);
         assert_eq!(out.imports[1].names, ["store"]);
         assert_eq!(out.stubs, ["Thing.run", "todo"]);
@@ -244,20 +205,8 @@ def todo():
         let out = outline("src/x.rs", text).unwrap();
         assert!(out.syntax_errors.is_empty(), "{:?}", out.syntax_errors);
         assert_eq!(out.defines, ["routes", "App", "build", "private"]);
-        let modules: Vec<&str> = out
-            .imports
-            .iter()
-            .map(|import| import.module.as_str())
-            .collect();
-        assert_eq!(
-            modules,
-            [
-                "std::fmt",
-                "crate::store::{Store, load}",
-                "axum::Router",
-                "self::routes"
-            ]
-        );
+        let modules: Vec<&str> = out.imports.iter().map(|import| import.module.as_str()).collect();
+        assert_eq!(modules, ["std::fmt", "crate::store::{Store, load}", "axum::Router", "self::routes"]);
         assert_eq!(out.stubs, ["build"]);
         assert!(out.signatures.contains(&"pub fn new() -> Self".to_owned()));
     }

@@ -112,8 +112,7 @@ impl Plan {
     /// # Errors
     /// The first fault found, in words for the plan's author.
     pub fn parse(text: &str) -> Result<Self, PlanError> {
-        let plan: Plan =
-            serde_json::from_str(text).map_err(|err| PlanError::NotAPlan(err.to_string()))?;
+        let plan: Plan = serde_json::from_str(text).map_err(|err| PlanError::NotAPlan(err.to_string()))?;
         plan.check()?;
         Ok(plan)
     }
@@ -128,26 +127,15 @@ impl Plan {
         self.check_paths()?;
         let planned: BTreeSet<&str> = self.paths().collect();
         for file in &self.files_to_create {
-            if let Some(needs) = file
-                .needs
-                .iter()
-                .find(|needs| !planned.contains(needs.as_str()))
-            {
-                return Err(PlanError::NeedsUnplanned {
-                    path: file.path.clone(),
-                    needs: needs.clone(),
-                });
+            if let Some(needs) = file.needs.iter().find(|needs| !planned.contains(needs.as_str())) {
+                return Err(PlanError::NeedsUnplanned { path: file.path.clone(), needs: needs.clone() });
             }
         }
         for endpoint in &self.endpoints {
             split_endpoint(endpoint).ok_or_else(|| PlanError::Endpoint(endpoint.clone()))?;
         }
         for entity in &self.entities {
-            let names = entity
-                .fields
-                .iter()
-                .map(|field| &field.name)
-                .chain([&entity.name]);
+            let names = entity.fields.iter().map(|field| &field.name).chain([&entity.name]);
             if let Some(bad) = names.into_iter().find(|name| !is_identifier(name)) {
                 return Err(PlanError::Entity(bad.clone()));
             }
@@ -163,15 +151,10 @@ impl Plan {
         let mut waves = Vec::new();
         let mut done: BTreeSet<&str> = BTreeSet::new();
         for class in [Priority::Critical, Priority::Normal, Priority::Low] {
-            let mut left: Vec<&File> = self
-                .files_to_create
-                .iter()
-                .filter(|file| urgency.get(file.path.as_str()) == Some(&class))
-                .collect();
+            let mut left: Vec<&File> = self.files_to_create.iter().filter(|file| urgency.get(file.path.as_str()) == Some(&class)).collect();
             while !left.is_empty() {
-                let (wave, rest): (Vec<&File>, Vec<&File>) = left
-                    .iter()
-                    .partition(|file| file.needs.iter().all(|path| done.contains(path.as_str())));
+                let (wave, rest): (Vec<&File>, Vec<&File>) =
+                    left.iter().partition(|file| file.needs.iter().all(|path| done.contains(path.as_str())));
                 if wave.is_empty() {
                     let names: Vec<&str> = rest.iter().map(|file| file.path.as_str()).collect();
                     return Err(PlanError::Circle(names.join(", ")));
@@ -186,11 +169,7 @@ impl Plan {
 
     /// Each path with its class, raised to the class of the most urgent file that needs it.
     fn urgency(&self) -> BTreeMap<&str, Priority> {
-        let mut urgency: BTreeMap<&str, Priority> = self
-            .files_to_create
-            .iter()
-            .map(|file| (file.path.as_str(), file.priority))
-            .collect();
+        let mut urgency: BTreeMap<&str, Priority> = self.files_to_create.iter().map(|file| (file.path.as_str(), file.priority)).collect();
         for _ in 0..self.files_to_create.len() {
             let mut settled = true;
             for file in &self.files_to_create {
@@ -198,10 +177,7 @@ impl Plan {
                     continue;
                 };
                 for needed in &file.needs {
-                    if let Some(class) = urgency
-                        .get_mut(needed.as_str())
-                        .filter(|class| **class > own)
-                    {
+                    if let Some(class) = urgency.get_mut(needed.as_str()).filter(|class| **class > own) {
                         *class = own;
                         settled = false;
                     }
@@ -225,10 +201,7 @@ impl Plan {
     fn check_paths(&self) -> Result<(), PlanError> {
         let mut seen: BTreeMap<String, &str> = BTreeMap::new();
         for path in self.paths() {
-            check_path(path).map_err(|why| PlanError::Path {
-                path: path.to_owned(),
-                why,
-            })?;
+            check_path(path).map_err(|why| PlanError::Path { path: path.to_owned(), why })?;
             if let Some(other) = seen.insert(path.to_lowercase(), path) {
                 return Err(PlanError::Clash(other.to_owned(), path.to_owned()));
             }
@@ -236,10 +209,7 @@ impl Plan {
         for path in seen.keys() {
             for (cut, _) in path.match_indices('/') {
                 if let Some(file) = seen.get(&path[..cut]) {
-                    return Err(PlanError::FileAndFolder {
-                        file: (*file).to_owned(),
-                        inside: path.clone(),
-                    });
+                    return Err(PlanError::FileAndFolder { file: (*file).to_owned(), inside: path.clone() });
                 }
             }
         }
@@ -251,8 +221,7 @@ impl Plan {
 pub fn split_endpoint(endpoint: &str) -> Option<(&str, &str)> {
     let (method, path) = endpoint.split_once(' ')?;
     let known = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"].contains(&method);
-    (known && path.starts_with('/') && !path.contains(char::is_whitespace))
-        .then_some((method, path))
+    (known && path.starts_with('/') && !path.contains(char::is_whitespace)).then_some((method, path))
 }
 
 /// Whether a planned path is safe to create under the service's folder on any file system.
@@ -269,10 +238,7 @@ pub fn check_path(path: &str) -> Result<(), &'static str> {
     if path.contains('\\') {
         return Err("folders are separated with /");
     }
-    if path
-        .chars()
-        .any(|c| c.is_control() || "<>:\"|?*".contains(c))
-    {
+    if path.chars().any(|c| c.is_control() || "<>:\"|?*".contains(c)) {
         return Err("has a character that file systems refuse");
     }
     for part in path.split('/') {
@@ -294,8 +260,7 @@ pub fn check_path(path: &str) -> Result<(), &'static str> {
 }
 
 fn is_identifier(name: &str) -> bool {
-    name.starts_with(|c: char| c.is_ascii_alphabetic())
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+    name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
 /// The JSON schema a planning model is held to (strict mode: every key required).
@@ -305,8 +270,7 @@ pub fn schema() -> Value {
         "name": {"type": "string"},
         "type": {"type": "string", "enum": ["string", "integer", "number", "boolean", "date", "datetime"]},
     }));
-    let entity =
-        object(json!({"name": {"type": "string"}, "fields": {"type": "array", "items": field}}));
+    let entity = object(json!({"name": {"type": "string"}, "fields": {"type": "array", "items": field}}));
     let file = object(json!({
         "path": {"type": "string"},
         "priority": {"type": "string", "enum": ["critical", "normal", "low"]},
@@ -323,11 +287,7 @@ pub fn schema() -> Value {
 }
 
 fn object(properties: Value) -> Value {
-    let required: Vec<&String> = properties
-        .as_object()
-        .into_iter()
-        .flat_map(|map| map.keys())
-        .collect();
+    let required: Vec<&String> = properties.as_object().into_iter().flat_map(|map| map.keys()).collect();
     json!({"type": "object", "required": required, "additionalProperties": false, "properties": properties})
 }
 
@@ -336,10 +296,7 @@ mod tests {
     use super::*;
 
     fn plan(paths: &[&str]) -> Result<Plan, PlanError> {
-        let files: Vec<Value> = paths
-            .iter()
-            .map(|path| json!({"path": path, "priority": "normal", "purpose": "x"}))
-            .collect();
+        let files: Vec<Value> = paths.iter().map(|path| json!({"path": path, "priority": "normal", "purpose": "x"})).collect();
         Plan::parse(&json!({"service_name": "a-b", "files_to_create": files}).to_string())
     }
 
@@ -349,16 +306,10 @@ mod tests {
             Ok(_) => assert!(fault.is_empty(), "{paths:?} should fail: {fault}"),
             Err(err) => {
                 let text = err.to_string();
-                assert!(
-                    !fault.is_empty() && text.contains(fault),
-                    "{paths:?}: {text}"
-                );
+                assert!(!fault.is_empty() && text.contains(fault), "{paths:?}: {text}");
             }
         };
-        check(
-            &["app/main.py", ".env.example", ".github/workflows/ci.yml"],
-            "",
-        );
+        check(&["app/main.py", ".env.example", ".github/workflows/ci.yml"], "");
         check(&[], "no files");
         check(&["../evil.py"], "leave");
         check(&["app/../../evil.py"], "leave");
@@ -386,21 +337,8 @@ mod tests {
             {"path": "schemas.py", "priority": "normal", "purpose": "x"},
         ]});
         let plan = Plan::parse(&text.to_string()).unwrap();
-        let waves: Vec<Vec<&str>> = plan
-            .waves()
-            .unwrap()
-            .iter()
-            .map(|wave| wave.iter().map(|file| file.path.as_str()).collect())
-            .collect();
-        assert_eq!(
-            waves,
-            [
-                ["schemas.py"],
-                ["routes.py"],
-                ["main.py"],
-                ["requirements.txt"]
-            ]
-        );
+        let waves: Vec<Vec<&str>> = plan.waves().unwrap().iter().map(|wave| wave.iter().map(|file| file.path.as_str()).collect()).collect();
+        assert_eq!(waves, [["schemas.py"], ["routes.py"], ["main.py"], ["requirements.txt"]]);
     }
 
     #[test]

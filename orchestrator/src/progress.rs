@@ -14,35 +14,11 @@ use crate::plan::Priority;
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event<'a> {
-    Planned {
-        service_name: &'a str,
-        stack: &'a str,
-        from: &'a str,
-        files: BTreeMap<Priority, usize>,
-    },
-    Note {
-        text: &'a str,
-    },
-    Asked {
-        path: &'a str,
-        attempt: u32,
-        route: &'a str,
-        model: &'a str,
-        tokens: u64,
-        cost_usd: f64,
-        flaw: Option<String>,
-    },
-    Done {
-        path: &'a str,
-        outcome: &'a str,
-        attempts: u32,
-        detail: &'a str,
-    },
-    Checked {
-        step: &'a str,
-        passed: bool,
-        detail: &'a str,
-    },
+    Planned { service_name: &'a str, stack: &'a str, from: &'a str, files: BTreeMap<Priority, usize> },
+    Note { text: &'a str },
+    Asked { path: &'a str, attempt: u32, route: &'a str, model: &'a str, tokens: u64, cost_usd: f64, flaw: Option<String> },
+    Done { path: &'a str, outcome: &'a str, attempts: u32, detail: &'a str },
+    Checked { step: &'a str, passed: bool, detail: &'a str },
     Summary(&'a crate::report::Report),
 }
 
@@ -59,6 +35,8 @@ enum Kind {
     Live(ProgressBar),
     Plain,
     Json,
+    /// Standard output belongs to something else.
+    Aside,
 }
 
 #[derive(Debug, Default)]
@@ -71,15 +49,15 @@ struct Counts {
 }
 
 impl View {
-    /// JSON if asked for, else live on a terminal, else plain lines.
-    pub fn new(json: bool) -> Self {
-        let kind = if json {
+    /// JSON if asked for, else live on a terminal, else plain lines; `aside`: plain lines on standard error.
+    pub fn new(json: bool, aside: bool) -> Self {
+        let kind = if aside {
+            Kind::Aside
+        } else if json {
             Kind::Json
         } else if std::io::stderr().is_terminal() {
             let bar = ProgressBar::new(0);
-            if let Ok(style) = ProgressStyle::with_template(
-                "{spinner} {bar:24} {pos}/{len} files  {elapsed} {msg}",
-            ) {
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {bar:24} {pos}/{len} files  {elapsed} {msg}") {
                 bar.set_style(style);
             }
             bar.enable_steady_tick(Duration::from_millis(120));
@@ -87,11 +65,7 @@ impl View {
         } else {
             Kind::Plain
         };
-        Self {
-            kind,
-            started: Instant::now(),
-            counts: Mutex::default(),
-        }
+        Self { kind, started: Instant::now(), counts: Mutex::default() }
     }
 
     pub fn show(&self, event: &Event<'_>) {
@@ -102,6 +76,9 @@ impl View {
         match &self.kind {
             Kind::Json => line(&serde_json::to_string(event).unwrap_or_default()),
             Kind::Plain => words(event).iter().for_each(|text| line(text)),
+            Kind::Aside => words(event).iter().for_each(|text| {
+                let _ = writeln!(std::io::stderr().lock(), "{text}");
+            }),
             Kind::Live(bar) => {
                 bar.set_length(counts.files as u64);
                 bar.set_position(counts.done as u64);
@@ -119,9 +96,7 @@ impl Counts {
     fn add(&mut self, event: &Event<'_>) {
         match event {
             Event::Planned { files, .. } => self.files = files.values().sum(),
-            Event::Asked {
-                tokens, cost_usd, ..
-            } => {
+            Event::Asked { tokens, cost_usd, .. } => {
                 self.calls += 1;
                 self.tokens += tokens;
                 self.cost_usd += cost_usd;
@@ -133,18 +108,9 @@ impl Counts {
 
     /// Calls, tokens, cost, and the time left if the rest goes like the files so far.
     fn tail(&self, elapsed: Duration) -> String {
-        let mut text = format!(
-            "{} calls, {} tokens, ${:.4}",
-            self.calls, self.tokens, self.cost_usd
-        );
-        if let (Ok(done @ 1..), Ok(left @ 1..)) = (
-            u32::try_from(self.done),
-            u32::try_from(self.files - self.done),
-        ) {
-            text.push_str(&format!(
-                ", about {} s left",
-                (elapsed / done * left).as_secs()
-            ));
+        let mut text = format!("{} calls, {} tokens, ${:.4}", self.calls, self.tokens, self.cost_usd);
+        if let (Ok(done @ 1..), Ok(left @ 1..)) = (u32::try_from(self.done), u32::try_from(self.files - self.done)) {
+            text.push_str(&format!(", about {} s left", (elapsed / done * left).as_secs()));
         }
         text
     }
@@ -153,63 +119,22 @@ impl Counts {
 fn words(event: &Event<'_>) -> Vec<String> {
     let one = |text: String| vec![text];
     match event {
-        Event::Planned {
-            service_name,
-            stack,
-            from,
-            files,
-        } => {
-            let classes: Vec<String> = files
-                .iter()
-                .map(|(class, n)| format!("{n} {}", format!("{class:?}").to_lowercase()))
-                .collect();
-            one(format!(
-                "plan    {service_name} ({stack}, {from}): {}",
-                classes.join(", ")
-            ))
+        Event::Planned { service_name, stack, from, files } => {
+            let classes: Vec<String> = files.iter().map(|(class, n)| format!("{n} {}", format!("{class:?}").to_lowercase())).collect();
+            one(format!("plan    {service_name} ({stack}, {from}): {}", classes.join(", ")))
         }
         Event::Note { text } => one(format!("note    {text}")),
-        Event::Asked {
-            path,
-            attempt,
-            route,
-            model,
-            flaw: Some(flaw),
-            ..
-        } => {
+        Event::Asked { path, attempt, route, model, flaw: Some(flaw), .. } => {
             let by = [*route, *model].join(" ");
-            one(format!(
-                "again   {path}: answer {attempt} ({}) refused: {flaw}",
-                by.trim()
-            ))
+            one(format!("again   {path}: answer {attempt} ({}) refused: {flaw}", by.trim()))
         }
         Event::Asked { .. } => Vec::new(),
-        Event::Done {
-            path,
-            outcome,
-            attempts,
-            detail,
-        } => {
-            let detail = if detail.is_empty() {
-                String::new()
-            } else {
-                format!(": {detail}")
-            };
-            let calls = if *attempts > 0 {
-                format!(", {attempts} answers")
-            } else {
-                String::new()
-            };
+        Event::Done { path, outcome, attempts, detail } => {
+            let detail = if detail.is_empty() { String::new() } else { format!(": {detail}") };
+            let calls = if *attempts > 0 { format!(", {attempts} answers") } else { String::new() };
             one(format!("{outcome:<9}{path}{calls}{detail}"))
         }
-        Event::Checked {
-            step,
-            passed,
-            detail,
-        } => one(format!(
-            "check   {step}: {}{detail}",
-            if *passed { "" } else { "FAILED " }
-        )),
+        Event::Checked { step, passed, detail } => one(format!("check   {step}: {}{detail}", if *passed { "" } else { "FAILED " })),
         Event::Summary(report) => report.lines(),
     }
 }

@@ -21,58 +21,26 @@ pub fn plan(request: &str, service_name: &str, stack: &str, fault: Option<&str>)
         .to_owned();
     let mut user = format!("Service name: {service_name}\nStack: {stack}\n\nRequest:\n{request}\n");
     if let Some(fault) = fault {
-        let _ = write!(
-            user,
-            "\nThe plan before this one was refused: {fault}. Mend that.\n"
-        );
+        let _ = write!(user, "\nThe plan before this one was refused: {fault}. Mend that.\n");
     }
-    Question {
-        system,
-        user,
-        max_tokens: 2048,
-        schema: Some(("service_plan", schema())),
-    }
+    Question { system, user, max_tokens: 2048, schema: Some(("service_plan", schema())) }
 }
 
 /// Asks for one file. `faults` are what was wrong with the answers before, the last one last.
-pub fn file(
-    request: &str,
-    plan: &Plan,
-    file: &File,
-    finished: &Texts,
-    faults: &[Flaw],
-    max_tokens: u32,
-) -> Question {
+pub fn file(request: &str, plan: &Plan, file: &File, finished: &Texts, faults: &[Flaw], max_tokens: u32) -> Question {
     let system = "You write one file of a service. Answer with the text of that file and nothing else: no JSON, no \
         Markdown fence, no explanation. The file is complete and production-grade: type hints, docstrings, error handling, \
         no placeholders, no TODO."
         .to_owned();
-    let mut user = format!(
-        "Service: {} ({})\n\nRequest:\n{request}\n\nPlanned files:\n",
-        plan.service_name, plan.stack
-    );
+    let mut user = format!("Service: {} ({})\n\nRequest:\n{request}\n\nPlanned files:\n", plan.service_name, plan.stack);
     for other in &plan.files_to_create {
-        let _ = writeln!(
-            user,
-            "- {}: {}{}",
-            other.path,
-            other.purpose,
-            defines(other)
-        );
+        let _ = writeln!(user, "- {}: {}{}", other.path, other.purpose, defines(other));
     }
     if !plan.endpoints.is_empty() {
-        let _ = writeln!(
-            user,
-            "\nEndpoints of the service: {}",
-            plan.endpoints.join(", ")
-        );
+        let _ = writeln!(user, "\nEndpoints of the service: {}", plan.endpoints.join(", "));
     }
     user.push_str(&signatures(file, finished));
-    let _ = write!(
-        user,
-        "\nWrite the file {}.\nPurpose: {}\n",
-        file.path, file.purpose
-    );
+    let _ = write!(user, "\nWrite the file {}.\nPurpose: {}\n", file.path, file.purpose);
     if !file.needs.is_empty() {
         let _ = writeln!(user, "It imports from: {}", file.needs.join(", "));
     }
@@ -80,47 +48,26 @@ pub fn file(
         let _ = writeln!(user, "It must define: {}", file.defines.join(", "));
     }
     if let Some((first, last)) = marks(&file.path) {
-        let _ = writeln!(
-            user,
-            "The first line is `{first}` and the last line is `{last}`."
-        );
+        let _ = writeln!(user, "The first line is `{first}` and the last line is `{last}`.");
     }
     if let Some(last) = faults.last() {
-        let _ = write!(
-            user,
-            "\nAnswer {} was refused: {last}. Write the whole file again without that fault.\n",
-            faults.len()
-        );
-        let before: Vec<String> = faults[..faults.len() - 1]
-            .iter()
-            .map(Flaw::to_string)
-            .collect();
+        let _ = write!(user, "\nAnswer {} was refused: {last}. Write the whole file again without that fault.\n", faults.len());
+        let before: Vec<String> = faults[..faults.len() - 1].iter().map(Flaw::to_string).collect();
         if !before.is_empty() {
             let _ = writeln!(user, "Answers before it: {}.", before.join("; "));
         }
     }
-    Question {
-        system,
-        user,
-        max_tokens,
-        schema: None,
-    }
+    Question { system, user, max_tokens, schema: None }
 }
 
 fn defines(file: &File) -> String {
-    if file.defines.is_empty() {
-        String::new()
-    } else {
-        format!(" (defines {})", file.defines.join(", "))
-    }
+    if file.defines.is_empty() { String::new() } else { format!(" (defines {})", file.defines.join(", ")) }
 }
 
 /// What finished files offer: those this one needs in full, others as far as there is room.
 fn signatures(file: &File, finished: &Texts) -> String {
     let mut out = String::new();
-    let (needed, rest): (Vec<_>, Vec<_>) = finished
-        .iter()
-        .partition(|(path, _)| file.needs.contains(path));
+    let (needed, rest): (Vec<_>, Vec<_>) = finished.iter().partition(|(path, _)| file.needs.contains(path));
     for (path, text) in needed.into_iter().chain(rest) {
         let Some(facts) = outline(path, text).filter(|facts| !facts.signatures.is_empty()) else {
             continue;
@@ -131,11 +78,7 @@ fn signatures(file: &File, finished: &Texts) -> String {
         }
         out.push_str(&part);
     }
-    if out.is_empty() {
-        out
-    } else {
-        format!("\nSignatures of finished files:\n{out}")
-    }
+    if out.is_empty() { out } else { format!("\nSignatures of finished files:\n{out}") }
 }
 
 /// The first and the last line that an answer carries to say which file it is and that it is whole; they are taken
@@ -145,16 +88,11 @@ pub fn marks(path: &str) -> Option<(String, String)> {
         Some(Lang::Python) => "#",
         Some(Lang::JavaScript | Lang::TypeScript | Lang::Rust) => "//",
         None => match path.rsplit(['/', '.']).next()? {
-            "txt" | "toml" | "yml" | "yaml" | "ini" | "cfg" | "Dockerfile" | "Makefile" | "sh" => {
-                "#"
-            }
+            "txt" | "toml" | "yml" | "yaml" | "ini" | "cfg" | "Dockerfile" | "Makefile" | "sh" => "#",
             _ => return None,
         },
     };
-    Some((
-        format!("{comment} file: {path}"),
-        format!("{comment} end of file"),
-    ))
+    Some((format!("{comment} file: {path}"), format!("{comment} end of file")))
 }
 
 /// An answer's file text: fence and marks off. Prose around a single fence is dropped; anything else is left for the
@@ -166,27 +104,16 @@ pub fn read_file(path: &str, answer: &str) -> Result<String, Flaw> {
     if answer.trim().is_empty() {
         return Err(Flaw::Empty);
     }
-    let text = unfence(answer)
-        .unwrap_or(answer)
-        .trim_matches(['\n', '\r'])
-        .trim_end();
+    let text = unfence(answer).unwrap_or(answer).trim_matches(['\n', '\r']).trim_end();
     let json_asked = path.ends_with(".json");
-    if !json_asked
-        && text.starts_with('{')
-        && serde_json::from_str::<serde_json::Value>(text).is_ok()
-    {
-        return Err(Flaw::NotAFile(
-            "it is JSON; the file's plain text is asked for".to_owned(),
-        ));
+    if !json_asked && text.starts_with('{') && serde_json::from_str::<serde_json::Value>(text).is_ok() {
+        return Err(Flaw::NotAFile("it is JSON; the file's plain text is asked for".to_owned()));
     }
     let Some((first, last)) = marks(path) else {
         return Ok(format!("{text}\n"));
     };
     let mut lines: Vec<&str> = text.lines().collect();
-    if let Some(named) = lines
-        .first()
-        .and_then(|line| line.trim().strip_prefix(first.trim_end_matches(path)))
-    {
+    if let Some(named) = lines.first().and_then(|line| line.trim().strip_prefix(first.trim_end_matches(path))) {
         if named.trim() != path {
             return Err(Flaw::WrongFile(named.trim().to_owned()));
         }
@@ -196,14 +123,11 @@ pub fn read_file(path: &str, answer: &str) -> Result<String, Flaw> {
         return Err(Flaw::Cut);
     }
     lines.pop();
-    Ok(format!(
-        "{}\n",
-        lines.join("\n").trim_matches('\n').trim_end()
-    ))
+    Ok(format!("{}\n", lines.join("\n").trim_matches('\n').trim_end()))
 }
 
 /// The inside of the only fence.
-fn unfence(answer: &str) -> Option<&str> {
+pub fn unfence(answer: &str) -> Option<&str> {
     let fences: Vec<usize> = answer.match_indices("```").map(|(at, _)| at).collect();
     let &[open, close] = fences.as_slice() else {
         return None;
@@ -228,10 +152,7 @@ mod tests {
         check(whole, Ok("x = 1\n"));
         check("x = 1\n# end of file\n", Ok("x = 1\n"));
         check(&format!("```python\n{whole}\n```"), Ok("x = 1\n"));
-        check(
-            &format!("Sure, here it is:\n```python\n{whole}\n```\nHave fun!"),
-            Ok("x = 1\n"),
-        );
+        check(&format!("Sure, here it is:\n```python\n{whole}\n```\nHave fun!"), Ok("x = 1\n"));
         check("# file: app/b.py\nx = 1\n# end of file", Err("wrong_file"));
         check("# file: app/a.py\nx = 1\n", Err("cut"));
         check("{\"path\": \"app/a.py\"}", Err("not_a_file"));

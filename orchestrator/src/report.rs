@@ -64,22 +64,10 @@ impl Report {
     /// 0: everything planned is there and passed. 2: files failed, or the service does not run. 3: whole and
     /// running, but templates stand in for files the model was to write.
     pub fn exit_code(&self) -> u8 {
-        let failed = self
-            .files
-            .values()
-            .any(|outcome| matches!(outcome, Outcome::Failed(_)));
-        let degraded = self
-            .files
-            .values()
-            .any(|outcome| matches!(outcome, Outcome::Degraded(_)));
-        let broken = self
-            .service
-            .as_ref()
-            .is_some_and(|shown| shown.fault().is_some());
-        match (
-            failed || broken || self.stopped.is_some(),
-            degraded || self.plan_from == PLAN_IN_PLACE,
-        ) {
+        let failed = self.files.values().any(|outcome| matches!(outcome, Outcome::Failed(_)));
+        let degraded = self.files.values().any(|outcome| matches!(outcome, Outcome::Degraded(_)));
+        let broken = self.service.as_ref().is_some_and(|shown| shown.fault().is_some());
+        match (failed || broken || self.stopped.is_some(), degraded || self.plan_from == PLAN_IN_PLACE) {
             (true, _) => 2,
             (false, true) => 3,
             (false, false) => 0,
@@ -88,16 +76,8 @@ impl Report {
 
     /// The summary in words.
     pub fn lines(&self) -> Vec<String> {
-        let count = |name: &str| {
-            self.files
-                .values()
-                .filter(|outcome| outcome.name() == name)
-                .count()
-        };
-        let mut lines = vec![
-            String::new(),
-            format!("{} in {}", self.service_name, self.folder),
-        ];
+        let count = |name: &str| self.files.values().filter(|outcome| outcome.name() == name).count();
+        let mut lines = vec![String::new(), format!("{} in {}", self.service_name, self.folder)];
         lines.push(format!(
             "files   {} planned: {} verified (model), {} from templates, {} degraded, {} kept, {} failed",
             self.files.len(),
@@ -109,11 +89,7 @@ impl Report {
         ));
         for (path, outcome) in &self.files {
             if !outcome.why().is_empty() {
-                lines.push(format!(
-                    "        {} {path}: {}",
-                    outcome.name(),
-                    outcome.why()
-                ));
+                lines.push(format!("        {} {path}: {}", outcome.name(), outcome.why()));
             }
         }
         lines.push(match &self.service {

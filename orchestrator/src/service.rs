@@ -60,20 +60,13 @@ impl fmt::Display for Shown {
             true => "nothing to serve".to_owned(),
             false => word(&self.start, "starts, /health answers 200", "DOES NOT START"),
         };
-        let openapi = word(
-            &self.openapi,
-            "describes every planned endpoint",
-            "NOT AS PLANNED",
-        );
+        let openapi = word(&self.openapi, "describes every planned endpoint", "NOT AS PLANNED");
         let tests = match &self.tests {
             Some(Ok(count)) => format!("tests: {count}"),
             Some(Err(why)) => format!("tests FAIL: {}", why.lines().last().unwrap_or("")),
             None => "no tests".to_owned(),
         };
-        let parts: Vec<String> = [start, openapi, tests]
-            .into_iter()
-            .filter(|part| !part.is_empty())
-            .collect();
+        let parts: Vec<String> = [start, openapi, tests].into_iter().filter(|part| !part.is_empty()).collect();
         f.write_str(&parts.join("; "))
     }
 }
@@ -82,10 +75,7 @@ impl fmt::Display for Shown {
 pub async fn show(plan: &Plan, texts: &Texts, how: &Service, environment: Option<&Path>) -> Shown {
     match Trial::prepare(plan, texts, how, environment).await {
         Ok(trial) => trial.show(plan, texts, how).await,
-        Err(err) => Shown {
-            not_tried: Some(format!("{err:#}")),
-            ..Shown::default()
-        },
+        Err(err) => Shown { not_tried: Some(format!("{err:#}")), ..Shown::default() },
     }
 }
 
@@ -98,12 +88,7 @@ struct Trial {
 }
 
 impl Trial {
-    async fn prepare(
-        plan: &Plan,
-        texts: &Texts,
-        how: &Service,
-        environment: Option<&Path>,
-    ) -> anyhow::Result<Self> {
+    async fn prepare(plan: &Plan, texts: &Texts, how: &Service, environment: Option<&Path>) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         let code = folder.path().join("service");
         for (path, text) in texts {
@@ -112,31 +97,19 @@ impl Trial {
             std::fs::write(full, text)?;
         }
         let own = folder.path().join("environment");
-        let trial = Self {
-            environment: environment.map_or(own, Path::to_owned),
-            entry: Facts::of(plan, texts).entry,
-            port: free_port()?,
-            folder,
-        };
+        let trial =
+            Self { environment: environment.map_or(own, Path::to_owned), entry: Facts::of(plan, texts).entry, port: free_port()?, folder };
         if environment.is_none() {
             for step in how.environment.iter().chain(&how.prepare) {
                 let output = trial.run(step, PREPARE).await?;
-                anyhow::ensure!(
-                    output.status.success(),
-                    "{} failed: {}",
-                    step.join(" "),
-                    tail(&output)
-                );
+                anyhow::ensure!(output.status.success(), "{} failed: {}", step.join(" "), tail(&output));
             }
         }
         Ok(trial)
     }
 
     async fn show(&self, plan: &Plan, texts: &Texts, how: &Service) -> Shown {
-        let mut shown = Shown {
-            not_a_service: self.entry.is_none(),
-            ..Shown::default()
-        };
+        let mut shown = Shown { not_a_service: self.entry.is_none(), ..Shown::default() };
         if self.entry.is_some() && !how.start.is_empty() {
             match self.serve(plan, how).await {
                 Ok(openapi) => {
@@ -153,37 +126,20 @@ impl Trial {
     }
 
     /// Starts, waits for health, reads the description, stops.
-    async fn serve(
-        &self,
-        plan: &Plan,
-        how: &Service,
-    ) -> anyhow::Result<Option<Result<(), String>>> {
-        let mut child = self
-            .command(&how.start)?
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let http = reqwest::Client::builder()
-            .timeout(Duration::from_secs(5))
-            .build()?;
+    async fn serve(&self, plan: &Plan, how: &Service) -> anyhow::Result<Option<Result<(), String>>> {
+        let mut child = self.command(&how.start)?.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+        let http = reqwest::Client::builder().timeout(Duration::from_secs(5)).build()?;
         let base = format!("http://127.0.0.1:{}", self.port);
         let until = Instant::now() + START;
         loop {
             if let Ok(answer) = http.get(format!("{base}/health")).send().await {
-                anyhow::ensure!(
-                    answer.status() == 200,
-                    "GET /health answers {}",
-                    answer.status()
-                );
+                anyhow::ensure!(answer.status() == 200, "GET /health answers {}", answer.status());
                 break;
             }
             if child.try_wait()?.is_some() {
                 anyhow::bail!("it ends at start: {}", end_of(child).await);
             }
-            anyhow::ensure!(
-                Instant::now() < until,
-                "no answer on its port within {START:?}"
-            );
+            anyhow::ensure!(Instant::now() < until, "no answer on its port within {START:?}");
             sleep(Duration::from_millis(50)).await;
         }
         let mut description = None;
@@ -197,31 +153,17 @@ impl Trial {
     }
 
     async fn tests(&self, command: &[String]) -> Result<String, String> {
-        let output = self
-            .run(command, TESTS)
-            .await
-            .map_err(|err| format!("{err:#}"))?;
+        let output = self.run(command, TESTS).await.map_err(|err| format!("{err:#}"))?;
         let said = tail(&output);
         let last = said.lines().last().unwrap_or("").trim().to_owned();
-        if output.status.success() {
-            Ok(last)
-        } else {
-            Err(said)
-        }
+        if output.status.success() { Ok(last) } else { Err(said) }
     }
 
     async fn run(&self, command: &[String], limit: Duration) -> anyhow::Result<Output> {
-        let child = self
-            .command(command)?
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn();
+        let child = self.command(command)?.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let child = child.with_context(|| format!("cannot run {}", command.join(" ")))?;
         let output = timeout(limit, child.wait_with_output()).await;
-        Ok(
-            output
-                .with_context(|| format!("{} takes more than {limit:?}", command.join(" ")))??,
-        )
+        Ok(output.with_context(|| format!("{} takes more than {limit:?}", command.join(" ")))??)
     }
 
     /// In the copy, with a clean environment: what package installers need, and no keys.
@@ -232,29 +174,14 @@ impl Trial {
                 .replace("{entry}", self.entry.as_deref().unwrap_or(""))
         };
         let mut words = words.iter().map(fill);
-        let mut command = Command::new(
-            words
-                .next()
-                .context("an empty command in the template set")?,
-        );
-        command
-            .args(words)
-            .current_dir(self.folder.path().join("service"))
-            .kill_on_drop(true)
-            .stdin(Stdio::null());
-        command
-            .env_clear()
-            .env("HOME", self.folder.path())
-            .env("PORT", self.port.to_string());
+        let mut command = Command::new(words.next().context("an empty command in the template set")?);
+        command.args(words).current_dir(self.folder.path().join("service")).kill_on_drop(true).stdin(Stdio::null());
+        command.env_clear().env("HOME", self.folder.path()).env("PORT", self.port.to_string());
         command.env("PYTHONDONTWRITEBYTECODE", "1");
         for (name, value) in std::env::vars_os() {
             let known = name.to_string_lossy().to_lowercase();
-            let wanted = matches!(
-                known.as_str(),
-                "path" | "lang" | "tmpdir" | "cargo_home" | "rustup_home"
-            ) || ["pip_", "npm_config_", "ssl_cert_", "node_extra_ca"]
-                .iter()
-                .any(|start| known.starts_with(start))
+            let wanted = matches!(known.as_str(), "path" | "lang" | "tmpdir" | "cargo_home" | "rustup_home")
+                || ["pip_", "npm_config_", "ssl_cert_", "node_extra_ca"].iter().any(|start| known.starts_with(start))
                 || known.ends_with("_proxy");
             if wanted {
                 command.env(name, value);
@@ -266,19 +193,14 @@ impl Trial {
 
 fn is_test(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or(path);
-    name.starts_with("test_")
-        || name.contains(".test.")
-        || path.starts_with("tests/") && name.ends_with(".rs")
+    name.starts_with("test_") || name.contains(".test.") || path.starts_with("tests/") && name.ends_with(".rs")
 }
 
 /// The OpenAPI document has every planned endpoint; parameter names are the writer's choice.
 fn describes(plan: &Plan, openapi: &Value) -> Result<(), String> {
     let shape = |path: &str| {
         let parts = path.trim_end_matches('/').split('/');
-        parts
-            .map(|part| if part.starts_with('{') { "{}" } else { part })
-            .collect::<Vec<_>>()
-            .join("/")
+        parts.map(|part| if part.starts_with('{') { "{}" } else { part }).collect::<Vec<_>>().join("/")
     };
     let version = openapi.get("openapi").and_then(Value::as_str);
     let (Some(_), Some(paths)) = (version, openapi.get("paths").and_then(Value::as_object)) else {
@@ -291,26 +213,17 @@ fn describes(plan: &Plan, openapi: &Value) -> Result<(), String> {
             methods.map(move |method| (method.to_uppercase(), shape(path)))
         })
         .collect();
-    let planned = plan
-        .endpoints
-        .iter()
-        .filter_map(|endpoint| split_endpoint(endpoint));
+    let planned = plan.endpoints.iter().filter_map(|endpoint| split_endpoint(endpoint));
     let missing: Vec<String> = planned
         .filter(|(method, path)| !has.contains(&((*method).to_owned(), shape(path))))
         .map(|(method, path)| format!("{method} {path}"))
         .collect();
-    if missing.is_empty() {
-        Ok(())
-    } else {
-        Err(format!("it does not serve {}", missing.join(", ")))
-    }
+    if missing.is_empty() { Ok(()) } else { Err(format!("it does not serve {}", missing.join(", "))) }
 }
 
 /// A port nobody listens on at this moment.
 fn free_port() -> anyhow::Result<u16> {
-    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?
-        .local_addr()?
-        .port())
+    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
 fn tail(output: &Output) -> String {
@@ -320,10 +233,7 @@ fn tail(output: &Output) -> String {
 
 async fn end_of(child: Child) -> String {
     let output = child.wait_with_output().await;
-    output.map_or_else(
-        |err| err.to_string(),
-        |output| last(&String::from_utf8_lossy(&output.stderr)),
-    )
+    output.map_or_else(|err| err.to_string(), |output| last(&String::from_utf8_lossy(&output.stderr)))
 }
 
 fn last(text: &str) -> String {
@@ -342,8 +252,7 @@ mod tests {
     fn planned_endpoints_are_looked_for() {
         let check = |endpoints: &[&str], fault: &str| {
             let files = json!([{"path": "a.py", "priority": "low", "purpose": "x"}]);
-            let plan =
-                json!({"service_name": "a-b", "endpoints": endpoints, "files_to_create": files});
+            let plan = json!({"service_name": "a-b", "endpoints": endpoints, "files_to_create": files});
             let plan = Plan::parse(&plan.to_string()).unwrap();
             let document = json!({"openapi": "3.1.0", "paths": {"/tasks/{task_id}": {"get": {}}, "/health": {"get": {}}}});
             let got = describes(&plan, &document);

@@ -128,51 +128,24 @@ fn entry(plan: &Plan, texts: &Texts) -> Option<String> {
         let text = texts.get(&file.path)?;
         let serves = text.contains("FastAPI(") || text.contains("Starlette(");
         let facts = outline(&file.path, text)?;
-        let name = ["app", "application", "api"]
-            .into_iter()
-            .find(|name| facts.defines.iter().any(|known| known == name))?;
+        let name = ["app", "application", "api"].into_iter().find(|name| facts.defines.iter().any(|known| known == name))?;
         (serves && !file.path.contains("test")).then(|| {
-            let module = file
-                .path
-                .trim_end_matches(".py")
-                .trim_end_matches("/__init__");
-            format!(
-                "{}:{name}",
-                module.trim_start_matches("src/").replace('/', ".")
-            )
+            let module = file.path.trim_end_matches(".py").trim_end_matches("/__init__");
+            format!("{}:{name}", module.trim_start_matches("src/").replace('/', "."))
         })
     });
     python.or_else(|| {
-        let known = [
-            "src/main.rs",
-            "src/index.ts",
-            "src/server.ts",
-            "src/index.js",
-            "src/server.js",
-            "index.js",
-        ];
-        known
-            .into_iter()
-            .find(|path| texts.contains_key(*path))
-            .map(str::to_owned)
+        let known = ["src/main.rs", "src/index.ts", "src/server.ts", "src/index.js", "src/server.js", "index.js"];
+        known.into_iter().find(|path| texts.contains_key(*path)).map(str::to_owned)
     })
 }
 
 fn variables(texts: &Texts) -> Vec<String> {
-    let Ok(pattern) = Regex::new(
-        r#"(?:getenv\(|environ(?:\.get\(|\[)|process\.env\.|env::var\()\s*["']?([A-Z][A-Z0-9_]+)"#,
-    ) else {
+    let Ok(pattern) = Regex::new(r#"(?:getenv\(|environ(?:\.get\(|\[)|process\.env\.|env::var\()\s*["']?([A-Z][A-Z0-9_]+)"#) else {
         return Vec::new();
     };
-    let mut found: Vec<String> = texts
-        .values()
-        .flat_map(|text| {
-            pattern
-                .captures_iter(text)
-                .map(|found| found[1].to_owned())
-                .collect::<Vec<_>>()
-        })
-        .collect();
+    let mut found: Vec<String> =
+        texts.values().flat_map(|text| pattern.captures_iter(text).map(|found| found[1].to_owned()).collect::<Vec<_>>()).collect();
     found.sort();
     found.dedup();
     found
@@ -187,14 +160,10 @@ impl Set {
     /// No such set, or one that does not hold together.
     pub fn load(name: &str, folders: &[std::path::PathBuf]) -> anyhow::Result<Self> {
         let sources = sources(name, folders)?;
-        let manual = sources.get("template.toml").with_context(|| {
-            format!(
-                "there is no template set {name:?}; there are: {}",
-                names(folders).join(", ")
-            )
-        })?;
-        let manual: Manual =
-            toml::from_str(manual).with_context(|| format!("in template set {name:?}"))?;
+        let manual = sources
+            .get("template.toml")
+            .with_context(|| format!("there is no template set {name:?}; there are: {}", names(folders).join(", ")))?;
+        let manual: Manual = toml::from_str(manual).with_context(|| format!("in template set {name:?}"))?;
         let mut set = match &manual.extends {
             Some(base) if base == name => bail!("template set {name:?} extends itself"),
             Some(base) => Self::load(base, folders)?,
@@ -211,22 +180,13 @@ impl Set {
         set.words = manual.words;
         set.endpoints = manual.endpoints;
         set.sources.extend(sources);
-        set.files
-            .retain(|rule| manual.file.iter().all(|own| own.path != rule.path));
+        set.files.retain(|rule| manual.file.iter().all(|own| own.path != rule.path));
         set.files.splice(0..0, manual.file);
         if let Some(service) = manual.service {
             set.service = service;
         }
-        if let Some(rule) = set
-            .files
-            .iter()
-            .find(|rule| !set.sources.contains_key(&rule.template))
-        {
-            bail!(
-                "template set {name:?}: {} has no template {}",
-                rule.path,
-                rule.template
-            );
+        if let Some(rule) = set.files.iter().find(|rule| !set.sources.contains_key(&rule.template)) {
+            bail!("template set {name:?}: {} has no template {}", rule.path, rule.template);
         }
         Ok(set)
     }
@@ -237,12 +197,7 @@ impl Set {
     /// A set that does not hold together.
     pub fn choose(request: &str, folders: &[std::path::PathBuf]) -> anyhow::Result<Self> {
         let request = request.to_lowercase();
-        let said = |word: &str| {
-            request
-                .split(|c: char| !c.is_alphanumeric())
-                .filter(|known| *known == word)
-                .count()
-        };
+        let said = |word: &str| request.split(|c: char| !c.is_alphanumeric()).filter(|known| *known == word).count();
         let mut best = (0, Self::load(DEFAULT_SET, folders)?);
         for name in names(folders) {
             let set = Self::load(&name, folders)?;
@@ -283,15 +238,10 @@ impl Set {
     }
 
     fn planned(&self, plan: &Plan, wanted: impl Fn(&Rule) -> bool) -> Vec<File> {
-        let rules = self
-            .files
-            .iter()
-            .filter(|rule| wanted(rule) && (!rule.entities || !plan.entities.is_empty()));
+        let rules = self.files.iter().filter(|rule| wanted(rule) && (!rule.entities || !plan.entities.is_empty()));
         let mut files: Vec<File> = rules.flat_map(|rule| rule.files(&plan.entities)).collect();
         let paths: Vec<String> = files.iter().map(|file| file.path.clone()).collect();
-        files
-            .iter_mut()
-            .for_each(|file| file.needs.retain(|needed| paths.contains(needed)));
+        files.iter_mut().for_each(|file| file.needs.retain(|needed| paths.contains(needed)));
         files
     }
 
@@ -299,61 +249,32 @@ impl Set {
     ///
     /// # Errors
     /// A template that does not render: a fault of the set.
-    pub fn render(
-        &self,
-        plan: &Plan,
-        file: &File,
-        texts: &Texts,
-    ) -> anyhow::Result<Option<String>> {
-        let Some(rule) = self
-            .files
-            .iter()
-            .find(|rule| rule.applies(&file.path, plan))
-        else {
+    pub fn render(&self, plan: &Plan, file: &File, texts: &Texts) -> anyhow::Result<Option<String>> {
+        let Some(rule) = self.files.iter().find(|rule| rule.applies(&file.path, plan)) else {
             return Ok(None);
         };
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         let mut syntax = SyntaxConfig::builder();
-        syntax
-            .trim_blocks(true)
-            .lstrip_blocks(true)
-            .keep_trailing_newline(true);
+        syntax.trim_blocks(true).lstrip_blocks(true).keep_trailing_newline(true);
         environment.set_syntax(syntax.build()?);
         environment.add_filter("snake", |name: String| snake(&name));
         environment.add_filter("plural", |name: String| plural(&name));
-        environment.add_filter("module", |path: String| {
-            path.trim_end_matches(".py").replace('/', ".")
-        });
+        environment.add_filter("module", |path: String| path.trim_end_matches(".py").replace('/', "."));
         for (name, text) in &self.sources {
             environment.add_template(name, text)?;
         }
         let paths: Vec<&str> = plan.paths().collect();
-        let needed: Vec<&File> = file
-            .needs
-            .iter()
-            .filter_map(|path| plan.file(path))
-            .collect();
-        let entity = plan
-            .entities
-            .iter()
-            .find(|entity| rule.path_for(entity) == file.path);
-        let endpoints: Vec<(&str, &str)> = plan
-            .endpoints
-            .iter()
-            .filter_map(|endpoint| split_endpoint(endpoint))
-            .collect();
+        let needed: Vec<&File> = file.needs.iter().filter_map(|path| plan.file(path)).collect();
+        let entity = plan.entities.iter().find(|entity| rule.path_for(entity) == file.path);
+        let endpoints: Vec<(&str, &str)> = plan.endpoints.iter().filter_map(|endpoint| split_endpoint(endpoint)).collect();
         let known = json!({
             "plan": plan, "file": file, "paths": paths, "needed": needed, "endpoints": endpoints,
             "entity": entity, "entities": plan.entities, "facts": Facts::of(plan, texts),
             "package": plan.service_name.replace('-', "_"),
         });
-        let rendered = environment
-            .get_template(&rule.template)?
-            .render(Value::from(Serde(known)));
-        rendered
-            .map(Some)
-            .with_context(|| format!("template {} of {}", rule.template, self.name))
+        let rendered = environment.get_template(&rule.template)?.render(Value::from(Serde(known)));
+        rendered.map(Some).with_context(|| format!("template {} of {}", rule.template, self.name))
     }
 }
 
@@ -364,8 +285,7 @@ impl Rule {
 
     fn fits(&self, path: &str, entities: &[Entity]) -> bool {
         self.path == path
-            || (self.path.contains("{entity}")
-                && entities.iter().any(|entity| self.path_for(entity) == path))
+            || (self.path.contains("{entity}") && entities.iter().any(|entity| self.path_for(entity) == path))
             || self.also.iter().any(|glob| glob_matches(glob, path))
     }
 
@@ -383,23 +303,14 @@ impl Rule {
         };
         if !self.path.contains("{entity}") {
             let every = |need: &String| match need.contains("{entity}") {
-                true => entities
-                    .iter()
-                    .map(|entity| need.replace("{entity}", &plural(&snake(&entity.name))))
-                    .collect(),
+                true => entities.iter().map(|entity| need.replace("{entity}", &plural(&snake(&entity.name)))).collect(),
                 false => vec![need.clone()],
             };
-            return vec![file(
-                self.path.clone(),
-                self.needs.iter().flat_map(every).collect(),
-            )];
+            return vec![file(self.path.clone(), self.needs.iter().flat_map(every).collect())];
         }
         let one = |entity: &Entity| {
             let filled = |need: &String| need.replace("{entity}", &plural(&snake(&entity.name)));
-            file(
-                self.path_for(entity),
-                self.needs.iter().map(filled).collect(),
-            )
+            file(self.path_for(entity), self.needs.iter().map(filled).collect())
         };
         entities.iter().map(one).collect()
     }
@@ -410,10 +321,7 @@ fn endpoints_in(request: &str) -> Vec<String> {
     let Ok(pattern) = Regex::new(r"\b(GET|POST|PUT|PATCH|DELETE)\s+(/[A-Za-z0-9_/{}-]*)") else {
         return Vec::new();
     };
-    let mut found: Vec<String> = pattern
-        .captures_iter(request)
-        .map(|found| format!("{} {}", &found[1], &found[2]))
-        .collect();
+    let mut found: Vec<String> = pattern.captures_iter(request).map(|found| format!("{} {}", &found[1], &found[2])).collect();
     found.dedup();
     found
 }
@@ -424,11 +332,7 @@ fn glob_matches(glob: &str, path: &str) -> bool {
         return false;
     };
     for part in parts {
-        let Some(at) = (if part.is_empty() {
-            Some(rest.len())
-        } else {
-            rest.find(part)
-        }) else {
+        let Some(at) = (if part.is_empty() { Some(rest.len()) } else { rest.find(part) }) else {
             return false;
         };
         if rest[..at].contains('/') {
@@ -472,12 +376,8 @@ fn sources(name: &str, folders: &[std::path::PathBuf]) -> anyhow::Result<BTreeMa
         }
     }
     let prefix = format!("{name}/");
-    let built_in = EMBEDDED
-        .iter()
-        .filter_map(|(path, text)| Some((path.strip_prefix(&prefix)?, text)));
-    Ok(built_in
-        .map(|(path, text)| (path.to_owned(), (*text).to_owned()))
-        .collect())
+    let built_in = EMBEDDED.iter().filter_map(|(path, text)| Some((path.strip_prefix(&prefix)?, text)));
+    Ok(built_in.map(|(path, text)| (path.to_owned(), (*text).to_owned())).collect())
 }
 
 fn collect(root: &Path, dir: &Path, found: &mut BTreeMap<String, String>) -> anyhow::Result<()> {
@@ -486,14 +386,8 @@ fn collect(root: &Path, dir: &Path, found: &mut BTreeMap<String, String>) -> any
         if path.is_dir() {
             collect(root, &path, found)?;
         } else {
-            let name = path
-                .strip_prefix(root)?
-                .to_string_lossy()
-                .replace('\\', "/");
-            found.insert(
-                name,
-                std::fs::read_to_string(&path).with_context(|| path.display().to_string())?,
-            );
+            let name = path.strip_prefix(root)?.to_string_lossy().replace('\\', "/");
+            found.insert(name, std::fs::read_to_string(&path).with_context(|| path.display().to_string())?);
         }
     }
     Ok(())
@@ -501,21 +395,10 @@ fn collect(root: &Path, dir: &Path, found: &mut BTreeMap<String, String>) -> any
 
 /// All sets: of the folders given, then built in.
 pub fn names(folders: &[std::path::PathBuf]) -> Vec<String> {
-    let listed = folders
-        .iter()
-        .filter_map(|folder| std::fs::read_dir(folder).ok())
-        .flatten()
-        .flatten();
+    let listed = folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
     let own = listed.filter(|entry| entry.path().join("template.toml").is_file());
-    let mut names: Vec<String> = own
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
-    names.extend(
-        EMBEDDED
-            .iter()
-            .filter_map(|(path, _)| path.strip_suffix("/template.toml"))
-            .map(str::to_owned),
-    );
+    let mut names: Vec<String> = own.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.extend(EMBEDDED.iter().filter_map(|(path, _)| path.strip_suffix("/template.toml")).map(str::to_owned));
     names.dedup();
     names
 }

@@ -85,14 +85,7 @@ pub struct Folder {
 impl Entry {
     /// A record to be completed by [`Folder::write`].
     pub fn new(source: Source) -> Self {
-        Self {
-            sha256: String::new(),
-            previous_sha256: None,
-            source,
-            degraded: false,
-            attempts: 0,
-            model: String::new(),
-        }
+        Self { sha256: String::new(), previous_sha256: None, source, degraded: false, attempts: 0, model: String::new() }
     }
 }
 
@@ -102,15 +95,10 @@ impl Folder {
     /// # Errors
     /// An unreadable or foreign manifest.
     pub fn open(root: &Path, overwrite: Overwrite) -> anyhow::Result<Self> {
-        let mut folder = Self {
-            root: root.to_owned(),
-            overwrite,
-            manifest: Manifest::default(),
-        };
+        let mut folder = Self { root: root.to_owned(), overwrite, manifest: Manifest::default() };
         if let Some(text) = read(&folder.notes("manifest.json"))? {
-            folder.manifest = serde_json::from_str(&text).with_context(|| {
-                format!("{} is damaged", folder.notes("manifest.json").display())
-            })?;
+            folder.manifest =
+                serde_json::from_str(&text).with_context(|| format!("{} is damaged", folder.notes("manifest.json").display()))?;
         }
         Ok(folder)
     }
@@ -124,9 +112,7 @@ impl Folder {
         let Some(text) = read(&self.notes("plan.json"))? else {
             return Ok(None);
         };
-        Ok(Some(
-            Plan::parse(&text).context("the stored plan does not hold")?,
-        ))
+        Ok(Some(Plan::parse(&text).context("the stored plan does not hold")?))
     }
 
     /// Stores the plan and starts (or goes on with) the manifest; clears what a killed run left half written.
@@ -137,10 +123,7 @@ impl Folder {
         }
         self.manifest.service_name.clone_from(&plan.service_name);
         request.clone_into(&mut self.manifest.request);
-        self.place(
-            &self.notes("plan.json"),
-            &(serde_json::to_string_pretty(plan)? + "\n"),
-        )?;
+        self.place(&self.notes("plan.json"), &(serde_json::to_string_pretty(plan)? + "\n"))?;
         self.save()
     }
 
@@ -184,24 +167,20 @@ impl Folder {
         let full = self.inside(path)?;
         match self.state(path)? {
             State::Kept => bail!("{path} is somebody's work and stays as it is"),
-            State::Replaceable if self.overwrite == Overwrite::Always => {
-                self.back_up(path, &full)?
-            }
+            State::Replaceable if self.overwrite == Overwrite::Always => self.back_up(path, &full)?,
             _ => {}
         }
         entry.sha256 = hash(text.as_bytes());
-        entry.previous_sha256 = read_bytes(&full)?
-            .map(|bytes| hash(&bytes))
-            .filter(|old| *old != entry.sha256);
+        let ours = self.manifest.files.get(path).map(|entry| entry.sha256.clone());
+        let there = read_bytes(&full)?.map(|bytes| hash(&bytes));
+        entry.previous_sha256 = there.filter(|there| Some(there) == ours.as_ref() && *there != entry.sha256);
         self.manifest.files.insert(path.to_owned(), entry);
         self.save()?;
         self.place(&full, text)
     }
 
     fn back_up(&self, path: &str, full: &Path) -> anyhow::Result<()> {
-        let copy = (0..)
-            .map(|n: u32| self.notes(&format!("backup/{path}.{n}")))
-            .find(|copy| !copy.exists());
+        let copy = (0..).map(|n: u32| self.notes(&format!("backup/{path}.{n}"))).find(|copy| !copy.exists());
         if let Some(copy) = copy {
             fs::create_dir_all(copy.parent().unwrap_or(&self.root))?;
             fs::copy(full, copy)?;
@@ -210,10 +189,7 @@ impl Folder {
     }
 
     fn save(&self) -> anyhow::Result<()> {
-        self.place(
-            &self.notes("manifest.json"),
-            &(serde_json::to_string_pretty(&self.manifest)? + "\n"),
-        )
+        self.place(&self.notes("manifest.json"), &(serde_json::to_string_pretty(&self.manifest)? + "\n"))
     }
 
     /// Temp file in our notes (same file system), synced, then renamed over the target.
@@ -225,14 +201,12 @@ impl Folder {
         {
             use std::os::unix::fs::PermissionsExt as _;
             // A temp file is private; a service's file is not.
-            temp.as_file()
-                .set_permissions(fs::Permissions::from_mode(0o644))?;
+            temp.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
         }
         if let Some(parent) = target.parent() {
             fs::create_dir_all(parent)?;
         }
-        temp.persist(target)
-            .with_context(|| format!("writing {}", target.display()))?;
+        temp.persist(target).with_context(|| format!("writing {}", target.display()))?;
         Ok(())
     }
 
@@ -246,16 +220,11 @@ impl Folder {
         let Ok(root) = self.root.canonicalize() else {
             return Ok(full);
         };
-        let existing = full
-            .ancestors()
-            .find(|part| fs::symlink_metadata(part).is_ok());
+        let existing = full.ancestors().find(|part| fs::symlink_metadata(part).is_ok());
         let real = existing.map(Path::canonicalize).transpose();
         match real {
             Ok(Some(real)) if real.starts_with(&root) => Ok(full),
-            _ => bail!(
-                "{path} leads outside {} through a link",
-                self.root.display()
-            ),
+            _ => bail!("{path} leads outside {} through a link", self.root.display()),
         }
     }
 }
@@ -268,32 +237,18 @@ fn is_placeholder(path: &str, text: &str) -> bool {
 fn read_bytes(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
-        Err(err)
-            if matches!(
-                err.kind(),
-                std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
-            ) =>
-        {
-            Ok(None)
-        }
+        Err(err) if matches!(err.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => Ok(None),
         Err(err) => Err(err).with_context(|| format!("reading {}", path.display())),
     }
 }
 
 fn read(path: &Path) -> anyhow::Result<Option<String>> {
     let bytes = read_bytes(path)?;
-    bytes
-        .map(|bytes| {
-            String::from_utf8(bytes).with_context(|| format!("{} is not text", path.display()))
-        })
-        .transpose()
+    bytes.map(|bytes| String::from_utf8(bytes).with_context(|| format!("{} is not text", path.display()))).transpose()
 }
 
 fn hash(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -308,9 +263,7 @@ mod tests {
 
     fn begun(root: &Path, overwrite: Overwrite) -> Folder {
         let files = json!([{"path": "app/main.py", "priority": "critical", "purpose": "x"}]);
-        let plan =
-            Plan::parse(&json!({"service_name": "a-b", "files_to_create": files}).to_string())
-                .unwrap();
+        let plan = Plan::parse(&json!({"service_name": "a-b", "files_to_create": files}).to_string()).unwrap();
         let mut folder = Folder::open(root, overwrite).unwrap();
         folder.begin(&plan, "a request").unwrap();
         folder
@@ -324,22 +277,11 @@ mod tests {
             let mut folder = begun(dir.path(), overwrite);
             fs::create_dir_all(dir.path().join("app")).unwrap();
             fs::write(dir.path().join("app/main.py"), there).unwrap();
-            assert_eq!(
-                folder.state("app/main.py").unwrap(),
-                want,
-                "{overwrite:?} {there:?}"
-            );
+            assert_eq!(folder.state("app/main.py").unwrap(), want, "{overwrite:?} {there:?}");
             let written = folder.write("app/main.py", "app = 2\n", entry());
             assert_eq!(written.is_ok(), want != State::Kept);
             let now = fs::read_to_string(dir.path().join("app/main.py")).unwrap();
-            assert_eq!(
-                now,
-                if want == State::Kept {
-                    there
-                } else {
-                    "app = 2\n"
-                }
-            );
+            assert_eq!(now, if want == State::Kept { there } else { "app = 2\n" });
             let copy = dir.path().join(".spectra/backup/app/main.py.0");
             assert_eq!(copy.exists(), overwrite == Overwrite::Always);
         };
@@ -354,9 +296,7 @@ mod tests {
     #[test]
     fn our_own_file_is_known_until_edited() {
         let dir = tempfile::tempdir().unwrap();
-        begun(dir.path(), Overwrite::IfUnchanged)
-            .write("app/main.py", "app = 1\n", entry())
-            .unwrap();
+        begun(dir.path(), Overwrite::IfUnchanged).write("app/main.py", "app = 1\n", entry()).unwrap();
         let mut folder = Folder::open(dir.path(), Overwrite::IfUnchanged).unwrap();
         assert_eq!(folder.state("app/main.py").unwrap(), State::Finished);
         folder.write("app/main.py", "app = 2\n", entry()).unwrap();
@@ -385,11 +325,7 @@ mod tests {
         assert!(folder.write("app/main.py", "x", entry()).is_err());
         fs::remove_file(dir.path().join("app")).unwrap();
         fs::create_dir(dir.path().join("app")).unwrap();
-        std::os::unix::fs::symlink(
-            elsewhere.path().join("new.py"),
-            dir.path().join("app/main.py"),
-        )
-        .unwrap();
+        std::os::unix::fs::symlink(elsewhere.path().join("new.py"), dir.path().join("app/main.py")).unwrap();
         assert!(folder.write("app/main.py", "x", entry()).is_err());
         assert!(!elsewhere.path().join("new.py").exists());
     }

@@ -28,8 +28,8 @@ fn statement(node: Node<'_>, text: &str, out: &mut Outline, guarded: bool) {
             }
         }),
         "type_alias_statement" => targets(node.named_child(0).unwrap_or(node), text, out),
-        "if_statement" | "try_statement" | "with_statement" | "block" | "else_clause"
-        | "elif_clause" | "except_clause" | "finally_clause" | "for_statement" => {
+        "if_statement" | "try_statement" | "with_statement" | "block" | "else_clause" | "elif_clause" | "except_clause"
+        | "finally_clause" | "for_statement" => {
             let guarded = guarded || node.kind() == "try_statement";
             named(node).for_each(|inner| statement(inner, text, out, guarded));
         }
@@ -60,41 +60,24 @@ fn import(node: Node<'_>, text: &str, guarded: bool, out: &mut Outline) {
     let listed: Vec<(String, String)> = node
         .children_by_field_name("name", &mut cursor)
         .map(|name| match name.kind() {
-            "aliased_import" => (
-                field(name, "name", text).to_owned(),
-                field(name, "alias", text).to_owned(),
-            ),
+            "aliased_import" => (field(name, "name", text).to_owned(), field(name, "alias", text).to_owned()),
             _ => (slice(name, text).to_owned(), slice(name, text).to_owned()),
         })
         .collect();
     if node.kind() == "import_statement" {
         for (module, bound) in listed {
             define(bound.split('.').next().unwrap_or(&bound), out);
-            out.imports.push(Import {
-                module,
-                names: Vec::new(),
-                line,
-                guarded,
-            });
+            out.imports.push(Import { module, names: Vec::new(), line, guarded });
         }
         return;
     }
     let future = node.kind() == "future_import_statement";
-    let module = if future {
-        "__future__"
-    } else {
-        field(node, "module_name", text)
-    };
+    let module = if future { "__future__" } else { field(node, "module_name", text) };
     if !future {
         listed.iter().for_each(|(_, bound)| define(bound, out));
     }
     let names = listed.into_iter().map(|(name, _)| name).collect();
-    out.imports.push(Import {
-        module: module.to_owned(),
-        names,
-        line,
-        guarded,
-    });
+    out.imports.push(Import { module: module.to_owned(), names, line, guarded });
 }
 
 fn signatures(node: Node<'_>, text: &str, indent: &str, out: &mut Outline) {
@@ -103,19 +86,13 @@ fn signatures(node: Node<'_>, text: &str, indent: &str, out: &mut Outline) {
         if inner.kind() == "decorated_definition" {
             let decorators = named(inner).filter(|child| child.kind() == "decorator");
             decorators.for_each(|child| {
-                out.signatures.push(format!(
-                    "{indent}{}",
-                    slice(child, text).lines().next().unwrap_or("")
-                ));
+                out.signatures.push(format!("{indent}{}", slice(child, text).lines().next().unwrap_or("")));
             });
         }
         match definition.kind() {
-            "function_definition" => out
-                .signatures
-                .push(format!("{indent}{}", head(definition, text))),
+            "function_definition" => out.signatures.push(format!("{indent}{}", head(definition, text))),
             "class_definition" => {
-                out.signatures
-                    .push(format!("{indent}{}", head(definition, text)));
+                out.signatures.push(format!("{indent}{}", head(definition, text)));
                 if let Some(body) = definition.child_by_field_name("body") {
                     signatures(body, text, &format!("{indent}    "), out);
                 }
@@ -123,9 +100,7 @@ fn signatures(node: Node<'_>, text: &str, indent: &str, out: &mut Outline) {
             // A class's annotated fields are its signature; so are the module's constants and objects.
             "expression_statement" => {
                 let shown = slice(definition, text);
-                let assigns = definition
-                    .named_child(0)
-                    .is_some_and(|child| child.kind() == "assignment");
+                let assigns = definition.named_child(0).is_some_and(|child| child.kind() == "assignment");
                 if assigns && !shown.contains('\n') && shown.len() < 120 {
                     out.signatures.push(format!("{indent}{shown}"));
                 }
@@ -149,8 +124,7 @@ fn stubs(node: Node<'_>, text: &str, scope: &str, abstract_class: bool, out: &mu
                 let body = inner.child_by_field_name("body");
                 let excused = abstract_class || abstract_by_decorator(inner, text);
                 if !excused && body.is_some_and(|body| does_nothing(body, text)) {
-                    out.stubs
-                        .push(format!("{scope}{}", field(inner, "name", text)));
+                    out.stubs.push(format!("{scope}{}", field(inner, "name", text)));
                 }
                 if let Some(body) = body {
                     stubs(body, text, scope, false, out);
@@ -162,44 +136,37 @@ fn stubs(node: Node<'_>, text: &str, scope: &str, abstract_class: bool, out: &mu
 }
 
 fn abstract_by_decorator(function: Node<'_>, text: &str) -> bool {
-    let Some(parent) = function
-        .parent()
-        .filter(|parent| parent.kind() == "decorated_definition")
-    else {
+    let Some(parent) = function.parent().filter(|parent| parent.kind() == "decorated_definition") else {
         return false;
     };
-    children(parent)
-        .filter(|child| child.kind() == "decorator")
-        .any(|decorator| {
-            let shown = slice(decorator, text);
-            shown.contains("abstract") || shown.contains("overload")
-        })
+    children(parent).filter(|child| child.kind() == "decorator").any(|decorator| {
+        let shown = slice(decorator, text);
+        shown.contains("abstract") || shown.contains("overload")
+    })
 }
 
 /// Only docstrings, comments, `pass`, `...` and `raise NotImplementedError`.
 fn does_nothing(body: Node<'_>, text: &str) -> bool {
     let mut docstring_only = true;
-    let idle = named(body)
-        .filter(|node| node.kind() != "comment")
-        .all(|node| match node.kind() {
-            "pass_statement" => {
+    let idle = named(body).filter(|node| node.kind() != "comment").all(|node| match node.kind() {
+        "pass_statement" => {
+            docstring_only = false;
+            true
+        }
+        "raise_statement" => {
+            docstring_only = false;
+            slice(node, text).contains("NotImplementedError")
+        }
+        "expression_statement" => match node.named_child(0).map(|child| child.kind()) {
+            Some("ellipsis") => {
                 docstring_only = false;
                 true
             }
-            "raise_statement" => {
-                docstring_only = false;
-                slice(node, text).contains("NotImplementedError")
-            }
-            "expression_statement" => match node.named_child(0).map(|child| child.kind()) {
-                Some("ellipsis") => {
-                    docstring_only = false;
-                    true
-                }
-                Some("string") => true,
-                _ => false,
-            },
+            Some("string") => true,
             _ => false,
-        });
+        },
+        _ => false,
+    });
     // A body of a docstring alone is legal and idle as well.
     idle && (!docstring_only || body.named_child_count() > 0)
 }

@@ -10,35 +10,23 @@ pub fn read(root: Node<'_>, text: &str, out: &mut Outline) {
         match node.kind() {
             "use_declaration" => {
                 let module = field(node, "argument", text).to_owned();
-                out.imports.push(Import {
-                    module,
-                    line,
-                    ..Import::default()
-                });
+                out.imports.push(Import { module, line, ..Import::default() });
             }
             "mod_item" => {
                 let name = field(node, "name", text);
                 out.defines.push(name.to_owned());
                 if node.child_by_field_name("body").is_none() {
-                    out.imports.push(Import {
-                        module: format!("self::{name}"),
-                        line,
-                        ..Import::default()
-                    });
+                    out.imports.push(Import { module: format!("self::{name}"), line, ..Import::default() });
                 }
             }
-            "function_item" | "struct_item" | "enum_item" | "trait_item" | "const_item"
-            | "static_item" | "type_item" => {
+            "function_item" | "struct_item" | "enum_item" | "trait_item" | "const_item" | "static_item" | "type_item" => {
                 out.defines.push(field(node, "name", text).to_owned());
                 out.signatures.push(head(node, text));
             }
             "impl_item" => {
                 out.signatures.push(head(node, text));
                 let body = node.child_by_field_name("body");
-                let methods = body
-                    .into_iter()
-                    .flat_map(named)
-                    .filter(|inner| inner.kind() == "function_item");
+                let methods = body.into_iter().flat_map(named).filter(|inner| inner.kind() == "function_item");
                 methods.for_each(|method| out.signatures.push(head(method, text)));
             }
             _ => {}

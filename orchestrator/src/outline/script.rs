@@ -35,14 +35,7 @@ fn specifiers(node: Node<'_>, kind: &str, text: &str, which: &str, out: &mut Vec
     for inner in named(node) {
         if inner.kind() == kind {
             let shown = field(inner, which, text);
-            out.push(
-                if shown.is_empty() {
-                    field(inner, "name", text)
-                } else {
-                    shown
-                }
-                .to_owned(),
-            );
+            out.push(if shown.is_empty() { field(inner, "name", text) } else { shown }.to_owned());
         } else {
             specifiers(inner, kind, text, which, out);
         }
@@ -74,8 +67,7 @@ fn export(node: Node<'_>, text: &str, out: &mut Outline) {
     let Some(declared) = node.child_by_field_name("declaration") else {
         return;
     };
-    out.signatures
-        .push(format!("export {}", head(declared, text)));
+    out.signatures.push(format!("export {}", head(declared, text)));
     match declared.kind() {
         "lexical_declaration" | "variable_declaration" => {
             for variable in named(declared) {
@@ -96,9 +88,7 @@ fn stubs(node: Node<'_>, text: &str, scope: &str, out: &mut Outline) {
             }
             "function_declaration" | "method_definition" => {
                 let name = field(inner, "name", text);
-                let idle = inner
-                    .child_by_field_name("body")
-                    .is_some_and(|body| does_nothing(body, text));
+                let idle = inner.child_by_field_name("body").is_some_and(|body| does_nothing(body, text));
                 // An empty constructor can be all there is to do.
                 if idle && name != "constructor" {
                     out.stubs.push(format!("{scope}{name}"));
@@ -111,11 +101,8 @@ fn stubs(node: Node<'_>, text: &str, scope: &str, out: &mut Outline) {
 }
 
 fn does_nothing(body: Node<'_>, text: &str) -> bool {
-    named(body)
-        .filter(|node| node.kind() != "comment")
-        .all(|node| {
-            let shown = slice(node, text).to_ascii_lowercase();
-            node.kind() == "throw_statement"
-                && (shown.contains("not implemented") || shown.contains("todo"))
-        })
+    named(body).filter(|node| node.kind() != "comment").all(|node| {
+        let shown = slice(node, text).to_ascii_lowercase();
+        node.kind() == "throw_statement" && (shown.contains("not implemented") || shown.contains("todo"))
+    })
 }

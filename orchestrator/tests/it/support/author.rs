@@ -28,7 +28,7 @@ struct Draft {
 
 /// All requests, in the order of the file.
 pub fn works() -> Vec<Work> {
-    include_str!("../data/requests.jsonl").lines().map(work).collect()
+    include_str!("../../data/requests.jsonl").lines().map(work).collect()
 }
 
 fn work(line: &str) -> Work {
@@ -88,7 +88,7 @@ fn service(name: &str, level: &str, paths: &[String]) -> Draft {
     }
     draft.add("app/__init__.py", "normal", "marks the package", &[], &[], "");
     draft.add("app/routers/__init__.py", "normal", "marks the package", &[], &[], "");
-    draft.add("app/store.py", "critical", "records in memory", &[], &["Store", "store"], include_str!("../data/author/store.py"));
+    draft.add("app/store.py", "critical", "records in memory", &[], &["Store", "store"], include_str!("../../data/author/store.py"));
     let parts = parts(level);
     for (path, defines, text) in &parts {
         draft.add(path, "critical", "a part of the service's logic", &[], defines, text);
@@ -117,17 +117,17 @@ type Part = (&'static str, &'static [&'static str], &'static str);
 /// Modules that larger services have.
 fn parts(level: &str) -> Vec<Part> {
     let all: [Part; 11] = [
-        ("app/errors.py", &["Conflict", "install"], include_str!("../data/author/errors.py")),
-        ("app/auth.py", &["issue", "verify"], include_str!("../data/author/auth.py")),
-        ("app/events.py", &["Events", "events"], include_str!("../data/author/events.py")),
-        ("app/pages.py", &["page"], include_str!("../data/author/pages.py")),
-        ("app/audit.py", &["Audit", "audit"], include_str!("../data/author/audit.py")),
-        ("app/search.py", &["search"], include_str!("../data/author/search.py")),
-        ("app/metrics.py", &["Metrics", "metrics"], include_str!("../data/author/metrics.py")),
-        ("app/cache.py", &["Cache"], include_str!("../data/author/cache.py")),
-        ("app/outbox.py", &["Outbox"], include_str!("../data/author/outbox.py")),
-        ("app/export.py", &["to_csv"], include_str!("../data/author/export.py")),
-        ("alembic/env.py", &["database_url"], include_str!("../data/author/alembic_env.py")),
+        ("app/errors.py", &["Conflict", "install"], include_str!("../../data/author/errors.py")),
+        ("app/auth.py", &["issue", "verify"], include_str!("../../data/author/auth.py")),
+        ("app/events.py", &["Events", "events"], include_str!("../../data/author/events.py")),
+        ("app/pages.py", &["page"], include_str!("../../data/author/pages.py")),
+        ("app/audit.py", &["Audit", "audit"], include_str!("../../data/author/audit.py")),
+        ("app/search.py", &["search"], include_str!("../../data/author/search.py")),
+        ("app/metrics.py", &["Metrics", "metrics"], include_str!("../../data/author/metrics.py")),
+        ("app/cache.py", &["Cache"], include_str!("../../data/author/cache.py")),
+        ("app/outbox.py", &["Outbox"], include_str!("../../data/author/outbox.py")),
+        ("app/export.py", &["to_csv"], include_str!("../../data/author/export.py")),
+        ("alembic/env.py", &["database_url"], include_str!("../../data/author/alembic_env.py")),
     ];
     let some = match level {
         "M" => 0,
@@ -150,11 +150,18 @@ impl Draft {
 fn snake() -> Draft {
     let mut draft = Draft { endpoints: Vec::new(), files: Vec::new(), texts: BTreeMap::new() };
     let model = "snake/model.py";
-    draft.add(model, "critical", "the rules", &[], &["Game"], include_str!("../data/author/snake_model.py"));
-    draft.add("snake/view.py", "critical", "the board as text", &[model], &["draw"], include_str!("../data/author/snake_view.py"));
-    draft.add("snake/controller.py", "critical", "keys to moves", &[model], &["press"], include_str!("../data/author/snake_controller.py"));
+    draft.add(model, "critical", "the rules", &[], &["Game"], include_str!("../../data/author/snake_model.py"));
+    draft.add("snake/view.py", "critical", "the board as text", &[model], &["draw"], include_str!("../../data/author/snake_view.py"));
+    draft.add(
+        "snake/controller.py",
+        "critical",
+        "keys to moves",
+        &[model],
+        &["press"],
+        include_str!("../../data/author/snake_controller.py"),
+    );
     let needs = [model, "snake/view.py", "snake/controller.py"];
-    draft.add("snake/main.py", "critical", "the game in a terminal", &needs, &["main"], include_str!("../data/author/snake_main.py"));
+    draft.add("snake/main.py", "critical", "the game in a terminal", &needs, &["main"], include_str!("../../data/author/snake_main.py"));
     draft
 }
 
@@ -220,8 +227,7 @@ const HEALTH: &str = "\n\n@app.get(\"/health\")\ndef health() -> dict[str, str]:
 
 fn main_file(name: &str, routers: &[String]) -> String {
     let mut out = format!("\"\"\"{name}: the application.\"\"\"\n\nfrom fastapi import FastAPI\n\n");
-    let modules: BTreeSet<&str> =
-        routers.iter().filter_map(|path| path.strip_prefix("app/routers/")?.strip_suffix(".py")).collect();
+    let modules: BTreeSet<&str> = routers.iter().filter_map(|path| path.strip_prefix("app/routers/")?.strip_suffix(".py")).collect();
     for module in &modules {
         let _ = writeln!(out, "from app.routers import {module}");
     }

@@ -13,8 +13,7 @@ pub enum Fault {
     Prose,
 }
 
-const FAULTS: [Fault; 6] =
-    [Fault::Malformed, Fault::Truncated, Fault::Placeholder, Fault::WrongName, Fault::Empty, Fault::Prose];
+const FAULTS: [Fault; 6] = [Fault::Malformed, Fault::Truncated, Fault::Placeholder, Fault::WrongName, Fault::Empty, Fault::Prose];
 
 /// A spoilt or whole answer.
 #[derive(Debug, Clone)]
@@ -25,9 +24,7 @@ pub struct Spoilt {
 
 /// A number drawn for a key: FNV-1a, then a mixing step.
 pub fn draw(key: &str) -> u64 {
-    let mut hash = key.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
+    let mut hash = key.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
     hash ^= hash >> 30;
     hash = hash.wrapping_mul(0xbf58_476d_1ce4_e5b9);
     hash ^= hash >> 27;
@@ -43,7 +40,7 @@ pub fn fault(key: &str, percent: u64) -> Option<Fault> {
 /// A file's answer with a fault. `other` is another file's answer; `defines` a name the file must define.
 pub fn spoil_file(fault: Fault, key: &str, whole: &str, other: &str, defines: Option<&str>) -> Spoilt {
     let number = draw(&format!("{key} how"));
-    let even = number % 2 == 0;
+    let even = number.is_multiple_of(2);
     let stop = |text: String| Spoilt { text, finish: "stop" };
     match fault {
         Fault::Malformed => stop(malformed(whole)),
@@ -115,7 +112,7 @@ fn rename(whole: &str, name: &str) -> String {
 pub fn spoil_json(fault: Fault, key: &str, whole: &Value) -> Spoilt {
     let text = whole.to_string();
     let number = draw(&format!("{key} how"));
-    let even = number % 2 == 0;
+    let even = number.is_multiple_of(2);
     let stop = |text: String| Spoilt { text, finish: "stop" };
     match fault {
         Fault::Malformed if even => stop(text.replacen("\":", "\"", 1)),

@@ -1,0 +1,165 @@
+//! The simulated table of `README.md`: all 30 requests, scripted upstream, faults at 0, 10, 30 and 50 % of answers.
+//! `UPDATE_TABLE=1` writes the table; without it the test fails when the table and the code disagree.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::Value;
+
+use crate::support::author::{Work, works};
+use crate::support::upstream::{Script, Upstream};
+use crate::support::{run, silent_bad, unmet};
+
+const SEED: u64 = 7;
+const PERCENTS: [u64; 4] = [0, 10, 30, 50];
+const LEVELS: [&str; 4] = ["S", "M", "L", "XL"];
+
+/// One line of the table.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+struct Line {
+    /// Usable services and all, by level.
+    levels: BTreeMap<String, (u32, u32)>,
+    calls: u32,
+    /// Files that passed for good and are not.
+    silent_bad: u32,
+}
+
+impl Line {
+    fn add(&mut self, work: &Work, usable: bool, silent_bad: usize) {
+        let (good, all) = self.levels.entry(work.level.clone()).or_default();
+        *good += u32::from(usable);
+        *all += 1;
+        self.silent_bad += u32::try_from(silent_bad).unwrap();
+    }
+
+    fn share(&self, levels: &[&str]) -> f64 {
+        let sum = |pick: fn(&(u32, u32)) -> u32| levels.iter().map(|level| pick(&self.levels[*level])).sum::<u32>();
+        f64::from(sum(|cell| cell.0)) / f64::from(sum(|cell| cell.1))
+    }
+
+    fn row(&self, mode: &str, percent: u64) -> String {
+        let cells: Vec<String> = LEVELS
+            .iter()
+            .map(|level| {
+                let (good, all) = self.levels[*level];
+                format!("{good}/{all}")
+            })
+            .collect();
+        format!("| {mode} | {percent} % | {} | {} | {} |\n", cells.join(" | "), self.calls, self.silent_bad)
+    }
+}
+
+/// (b): the orchestrator straight to the upstream.
+fn orchestrated(percent: u64) -> Line {
+    let upstream = Upstream::start(Script { seed: SEED, percent, per_file: false });
+    let line = Mutex::new(Line::default());
+    let (works, next) = (works(), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while let Some(work) = works.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let (usable, bad) = build(work, &upstream.base_url);
+                    line.lock().unwrap().add(work, usable, bad.len());
+                }
+            });
+        }
+    });
+    let mut line = line.into_inner().unwrap();
+    line.calls = upstream.calls();
+    assert_eq!(upstream.feedback().len(), usize::try_from(line.calls).unwrap(), "every answer's outcome is told");
+    line
+}
+
+/// Usable: exit code 0, what was expected is there. The second part: files that are silently bad.
+fn build(work: &Work, base_url: &str) -> (bool, Vec<String>) {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("service");
+    let ran = run(crate::support::command(work, base_url, &out));
+    assert!(!ran.summary.is_null(), "{}: no summary: {}", work.name, ran.output);
+    assert_eq!(ran.summary["service_name"], work.name.as_str());
+    let bad = silent_bad(work, &ran.summary, &out);
+    let unmet = unmet(work, &ran.summary, &out);
+    (ran.code == 0 && bad.is_empty() && unmet.is_empty(), bad)
+}
+
+/// (a): the old way. One question, one JSON with everything, parsed and written as it comes.
+fn one_shot(percent: u64, per_file: bool) -> Line {
+    let upstream = Upstream::start(Script { seed: SEED, percent, per_file });
+    let mut line = Line::default();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for work in works() {
+        let body = serde_json::json!({
+            "model": "auto",
+            "messages": [{"role": "system", "content": work.single_shot}, {"role": "user", "content": work.request}],
+            "response_format": {"type": "json_schema", "json_schema": {"name": "service_files"}},
+        });
+        let answer = runtime.block_on(post(&upstream.base_url, &body));
+        let text = answer.pointer("/choices/0/message/content").and_then(Value::as_str).unwrap_or("");
+        let (usable, bad) = old_way(&work, text);
+        line.add(&work, usable, bad);
+    }
+    line.calls = upstream.calls();
+    line
+}
+
+/// Whether the pipeline of old would have a usable service, and how many bad files it would have written unseen.
+fn old_way(work: &Work, text: &str) -> (bool, usize) {
+    let parsed: Value = serde_json::from_str(text).unwrap_or(Value::Null);
+    let files = parsed["files_to_create"].as_array().cloned().unwrap_or_default();
+    let good = |file: &Value| file["path"].as_str().and_then(|path| work.texts.get(path)).map(String::as_str) == file["content"].as_str();
+    let bad = files.iter().filter(|file| !good(file)).count();
+    (parsed["service_name"] == work.name.as_str() && files.len() == work.texts.len() && bad == 0, bad)
+}
+
+async fn post(base_url: &str, body: &Value) -> Value {
+    let answer = reqwest::Client::new()
+        .post(format!("{base_url}/chat/completions"))
+        .header("content-type", "application/json")
+        .body(body.to_string())
+        .send()
+        .await
+        .unwrap();
+    serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap()
+}
+
+#[test]
+fn the_table_of_the_readme() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut table = String::from("| way | faults | S | M | L | XL | calls | silent bad files |\n|---|---|---|---|---|---|---|---|\n");
+    for percent in PERCENTS {
+        table += &one_shot(percent, false).row("(a) one JSON, fault per answer", percent);
+    }
+    for percent in PERCENTS {
+        table += &one_shot(percent, true).row("(a) one JSON, fault per file in it", percent);
+    }
+    for percent in PERCENTS {
+        let line = orchestrated(percent);
+        assert_eq!(line.silent_bad, 0, "at {percent} %: {line:?}");
+        if percent <= 30 {
+            assert!((line.share(&["S", "M"]) - 1.0).abs() < f64::EPSILON, "at {percent} %: {line:?}");
+            assert!(line.share(&["L", "XL"]) >= 0.95, "at {percent} %: {line:?}");
+        }
+        table += &line.row("(b) orchestrator, straight", percent);
+    }
+    println!("{table}");
+    matches_readme(&table);
+}
+
+fn matches_readme(table: &str) {
+    const START: &str = "<!-- simulated table -->\n";
+    const END: &str = "<!-- end -->";
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let readme = std::fs::read_to_string(&path).unwrap();
+    let from = readme.find(START).unwrap() + START.len();
+    let to = from + readme[from..].find(END).unwrap();
+    if std::env::var_os("UPDATE_TABLE").is_some() {
+        let mut updated = readme[..from].to_owned();
+        let _ = write!(updated, "{table}{}", &readme[to..]);
+        std::fs::write(&path, updated).unwrap();
+    } else {
+        assert_eq!(&readme[from..to], table, "run again with UPDATE_TABLE=1");
+    }
+}
