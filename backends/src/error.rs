@@ -27,6 +27,10 @@ pub enum BackendError {
     /// Nobody to talk to: connection refused, worker not up, breaker open, backend not configured.
     #[error("backend unavailable: {why}")]
     Unavailable { why: String },
+
+    /// Its breaker is open, or it asked us to stay away: nothing was sent.
+    #[error("backend is left alone for {} ms more", retry_after.as_millis())]
+    CoolingDown { retry_after: Duration },
 }
 
 /// The part of an attempt a deadline watches.
@@ -72,6 +76,7 @@ impl BackendError {
             Self::Upstream { .. } => "upstream_4xx",
             Self::Broken { .. } => "broken",
             Self::Unavailable { .. } => "unavailable",
+            Self::CoolingDown { .. } => "cooling_down",
         }
     }
 
@@ -87,6 +92,7 @@ impl BackendError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Overloaded { retry_after } => *retry_after,
+            Self::CoolingDown { retry_after } => Some(*retry_after),
             Self::Upstream { headers, .. } => {
                 let number =
                     |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<f64>().ok().filter(|n| n.is_finite() && *n >= 0.0);
