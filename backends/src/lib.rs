@@ -1,24 +1,35 @@
 //! How to talk to one model. Read `Backend` and `Fleet` first; `chat` and `chunk` are the wire's two halves.
 
+pub mod breaker;
+mod build;
 pub mod chat;
 pub mod chunk;
 mod error;
+mod fleet;
+pub mod forward;
+pub mod guard;
+mod latency;
 pub mod llama;
+pub mod openai;
+pub mod script;
 mod splice;
+pub mod sse;
 
-use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::Stream;
 use http::HeaderMap;
 use tokio::time::Instant;
-use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
 
+pub use build::{BuildError, Local, fleet};
 pub use chat::ChatRequest;
 pub use chunk::Chunk;
 pub use error::{BackendError, Phase};
+pub use fleet::Fleet;
+pub use forward::{Endpoint, Forward, Forwarded};
+pub use guard::Load;
 pub use splice::{Edit, splice};
 
 /// One model behind one seam; a closure over `Ask` is a backend (`tower::service_fn`).
@@ -94,49 +105,11 @@ pub enum Continuation {
     Instruction,
 }
 
-/// All backends by the name the operator gave them.
-#[derive(Clone, Default)]
-pub struct Fleet(Arc<HashMap<String, Member>>);
-
 /// A backend and what is known of it.
 #[derive(Clone)]
 pub struct Member {
     pub backend: Backend,
     pub facts: Arc<Facts>,
-}
-
-impl Fleet {
-    #[must_use]
-    pub fn new(members: HashMap<String, Member>) -> Self {
-        Self(Arc::new(members))
-    }
-
-    /// Asks one backend by name.
-    ///
-    /// # Errors
-    /// `Unavailable` for a name that is not in the fleet; otherwise what the backend says.
-    pub async fn call(&self, name: &str, ask: Ask) -> Result<Reply, BackendError> {
-        let member = self.0.get(name).ok_or_else(|| BackendError::Unavailable { why: format!("no backend named {name}") })?;
-        member.backend.clone().oneshot(ask).await
-    }
-
-    /// Which backend of a rung to ask.
-    #[must_use]
-    pub fn pick(&self, rung: &[(Arc<str>, u32)]) -> Arc<str> {
-        rung.first().map_or_else(|| "".into(), |(name, _)| name.clone())
-    }
-
-    /// The verifier's word on a backend's answer.
-    pub fn report(&self, _name: &str, _usable: bool) {}
-
-    #[must_use]
-    pub fn facts(&self, name: &str) -> Option<&Facts> {
-        self.0.get(name).map(|member| &*member.facts)
-    }
-
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
-    }
 }
 
 // === impl Debug ===
@@ -150,11 +123,5 @@ impl std::fmt::Debug for Reply {
 impl std::fmt::Debug for Member {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Member").field("facts", &self.facts).finish_non_exhaustive()
-    }
-}
-
-impl std::fmt::Debug for Fleet {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
     }
 }

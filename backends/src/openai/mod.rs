@@ -1,0 +1,189 @@
+//! Any server that speaks the OpenAI API over HTTP.
+//!
+//! async-openai writes the request's head once, when the backend is built (`head.rs`); each request is that head, the
+//! caller's bytes with two fields spliced, and our own hyper transport (`transport.rs`); answers are read in `reply.rs`.
+//! What that saves per request is measured in `benches/README.md`.
+
+mod head;
+mod reply;
+mod transport;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Request};
+use http_body_util::Full;
+use spectra_config as config;
+use tower::util::BoxCloneSyncService;
+
+use crate::forward::{Endpoint, Forward, Forwarded, Forwarder};
+use crate::splice::{Edit, splice};
+use crate::{Ask, Backend, BackendError, BuildError, ChatRequest, Reply};
+use head::Head;
+use transport::Transport;
+
+/// Both call forms of one server.
+#[derive(Clone, Debug)]
+pub struct Hosted {
+    pub backend: Backend,
+    pub forwarder: Forwarder,
+}
+
+/// A server as configured. Nothing is sent until it is asked; it is not behind a guard yet.
+///
+/// # Errors
+/// Where the URL, a header or the key cannot be sent, or the machine has no usable root certificates for `https`.
+pub fn backend(name: &str, openai: &config::Openai, deadlines: &config::Deadlines) -> Result<Hosted, BuildError> {
+    let server = Arc::new(Server {
+        chat: head::write(name, openai, "/chat/completions")?,
+        completions: head::write(name, openai, Endpoint::Completions.path())?,
+        embeddings: head::write(name, openai, Endpoint::Embeddings.path())?,
+        transport: Transport::new(name, openai, deadlines)?,
+        model: serde_json::Value::from(openai.model.get()).to_string(),
+        secrets: secrets(openai),
+    });
+    let for_chat = Arc::clone(&server);
+    Ok(Hosted {
+        backend: BoxCloneSyncService::new(tower::service_fn(move |ask| Arc::clone(&for_chat).chat(ask))),
+        forwarder: BoxCloneSyncService::new(tower::service_fn(move |forward| Arc::clone(&server).forward(forward))),
+    })
+}
+
+struct Server {
+    chat: Head,
+    completions: Head,
+    embeddings: Head,
+    transport: Transport,
+    /// What the server calls the model, as JSON.
+    model: String,
+    /// Texts that are taken out of error bodies, should the server repeat them.
+    secrets: Vec<String>,
+}
+
+impl Server {
+    async fn chat(self: Arc<Self>, ask: Ask) -> Result<Reply, BackendError> {
+        let stream = ask.request.view().stream;
+        let choices = ask.request.view().n.max(1);
+        let body = chat_body(&ask.request, &self.model)?;
+        let request = self.chat.request(body, &ask.request_id, ask.traceparent.as_deref());
+        drop(ask);
+        let response = reply::success(self.transport.send(request).await?, &self.secrets).await?;
+        let headers = reply::headers_for_client(response.headers());
+        let chunks =
+            if stream && !reply::is_json(&response) { reply::stream(response, choices)? } else { reply::whole(response, &self.secrets)? };
+        Ok(Reply { headers, chunks })
+    }
+
+    async fn forward(self: Arc<Self>, forward: Forward) -> Result<Forwarded, BackendError> {
+        let head = match forward.endpoint {
+            Endpoint::Completions => &self.completions,
+            Endpoint::Embeddings => &self.embeddings,
+        };
+        let body = splice(&forward.body, &[Edit::Set("model", self.model.clone())]).map_err(|error| not_sent(&error))?;
+        let request = head.request(body, &forward.request_id, forward.traceparent.as_deref());
+        let response = reply::success(self.transport.send(request).await?, &self.secrets).await?;
+        Ok(reply::forwarded(response))
+    }
+}
+
+impl Head {
+    fn request(&self, body: Bytes, request_id: &str, traceparent: Option<&str>) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = http::Method::POST;
+        *request.uri_mut() = self.uri.clone();
+        let headers = request.headers_mut();
+        *headers = self.headers.clone();
+        put(headers, HeaderName::from_static("x-request-id"), request_id);
+        if let Some(traceparent) = traceparent {
+            put(headers, HeaderName::from_static("traceparent"), traceparent);
+        }
+        request
+    }
+}
+
+fn put(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+/// The caller's bytes with the server's model name, and for streams the wish for a usage chunk (the edge hides it
+/// again from callers who did not ask).
+fn chat_body(request: &ChatRequest, model: &str) -> Result<Bytes, BackendError> {
+    let model = Edit::Set("model", model.to_owned());
+    let view = request.view();
+    let edited = if view.stream && !view.include_usage {
+        let options = match request.field("stream_options") {
+            Some(options) if options != "null" => {
+                let with_usage = splice(options.as_bytes(), &[Edit::Set("include_usage", "true".into())]);
+                String::from_utf8_lossy(&with_usage.map_err(|error| not_sent(&error))?).into_owned()
+            }
+            _ => r#"{"include_usage":true}"#.to_owned(),
+        };
+        request.spliced(&[model, Edit::Set("stream_options", options)])
+    } else {
+        request.spliced(&[model])
+    };
+    edited.map_err(|error| not_sent(&error))
+}
+
+/// Requests are parsed at the door; a body that cannot be spliced is a fault of ours, not of the server.
+fn not_sent(error: &dyn std::fmt::Display) -> BackendError {
+    BackendError::Unavailable { why: format!("request could not be written: {error}") }
+}
+
+fn secrets(openai: &config::Openai) -> Vec<String> {
+    let key = openai.api_key.iter().map(|key| key.expose().to_owned());
+    // Header values may be keys too (`api-key`); short ones such as `true` would only mangle messages.
+    let headers = openai.headers.values().map(|value| value.get().to_owned());
+    key.chain(headers).filter(|secret| secret.len() >= 8).collect()
+}
+
+// === impl Debug ===
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("uri", &self.chat.uri).field("model", &self.model).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn b01_only_model_and_usage_change() {
+        for (sent, goes) in [
+            (
+                r#"{ "z": 1.50, "model" : "auto","messages":[{"role":"user","content":"h\u00e9"}],"x":{"b":1,"a":null}}"#,
+                r#"{ "z": 1.50, "model" : "gpt","messages":[{"role":"user","content":"h\u00e9"}],"x":{"b":1,"a":null}}"#,
+            ),
+            (
+                r#"{"model":"auto","messages":[],"stream":true}"#,
+                r#"{"model":"gpt","messages":[],"stream":true,"stream_options":{"include_usage":true}}"#,
+            ),
+            (
+                r#"{"stream_options":{"include_obfuscation":false},"model":"auto","messages":[],"stream":true}"#,
+                r#"{"stream_options":{"include_obfuscation":false,"include_usage":true},"model":"gpt","messages":[],"stream":true}"#,
+            ),
+            (
+                r#"{"model":"a","messages":[],"stream":true,"stream_options":{"include_usage":false}}"#,
+                r#"{"model":"gpt","messages":[],"stream":true,"stream_options":{"include_usage":true}}"#,
+            ),
+            (
+                r#"{"model":"a","messages":[],"stream":true,"stream_options":null}"#,
+                r#"{"model":"gpt","messages":[],"stream":true,"stream_options":{"include_usage":true}}"#,
+            ),
+            (
+                r#"{"model":"a","messages":[],"stream":true,"stream_options":{"include_usage":true}}"#,
+                r#"{"model":"gpt","messages":[],"stream":true,"stream_options":{"include_usage":true}}"#,
+            ),
+        ] {
+            // The door refuses empty messages; what matters here are the bytes around them.
+            let sent = sent.replace("\"messages\":[]", r#""messages":[{"role":"user","content":""}]"#);
+            let goes = goes.replace("\"messages\":[]", r#""messages":[{"role":"user","content":""}]"#);
+            let request = ChatRequest::parse(sent.into()).unwrap();
+            assert_eq!(chat_body(&request, "\"gpt\"").unwrap(), goes);
+        }
+    }
+}
