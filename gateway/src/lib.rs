@@ -1,9 +1,106 @@
-//! The HTTP edge: parse, respond, record, serve.
+//! The HTTP edge: parse, respond, record, serve. Read `Gateway` and `stack::answer` first, then `chat`.
 
+mod admin;
+mod body;
+mod chat;
 pub mod cli;
+mod clients;
 #[cfg(feature = "llama")]
 pub mod engine;
+mod error;
+mod fleet;
 pub mod metrics;
+mod models;
 pub mod record;
+mod respond;
 #[cfg(test)]
 mod sample;
+mod server;
+mod stack;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use spectra_backends::Fleet;
+use spectra_config::Config;
+use spectra_router::Router;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+pub use body::Body;
+pub use error::{Failure, Refusal};
+pub use server::{Listeners, Server};
+
+use clients::Clients;
+use fleet::Workers;
+use metrics::Metrics;
+use models::Names;
+use record::Books;
+
+/// Everything a request needs, built once from a config.
+#[derive(Debug)]
+pub struct Gateway {
+    pub config: Config,
+    pub router: Arc<Router>,
+    pub(crate) books: Arc<Books>,
+    pub(crate) clients: Clients,
+    pub(crate) names: Names,
+    /// A place for each request being answered.
+    pub(crate) places: Arc<Semaphore>,
+    pub(crate) drain: Drain,
+    pub(crate) workers: Workers,
+    /// Configured but not there, in words: models that have to be pulled first.
+    pub missing: Vec<String>,
+    /// Seconds since 1970 at which it was built: the `created` of its models.
+    pub(crate) born: u64,
+}
+
+/// The two steps of a shutdown.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Drain {
+    /// No new requests; readiness is false.
+    pub begun: CancellationToken,
+    /// What still runs is broken off with an error.
+    pub over: CancellationToken,
+}
+
+impl Gateway {
+    /// Builds from a config and starts its local models; `beside` is the config's folder, for relative paths in it.
+    ///
+    /// # Errors
+    /// For the world's reasons: no model there to be asked, a file of weights that cannot be read.
+    pub fn build(config: Config, beside: Option<&Path>) -> anyhow::Result<Self> {
+        let (fleet, workers, missing) = fleet::start(&config, beside)?;
+        Ok(Self { workers, missing, ..Self::with_fleet(config, fleet)? })
+    }
+
+    /// Builds on backends that exist already.
+    ///
+    /// # Errors
+    /// If the router's weights cannot be read.
+    pub fn with_fleet(config: Config, fleet: Fleet) -> anyhow::Result<Self> {
+        let router = Arc::new(Router::new(&config, fleet)?);
+        let metrics = Metrics::new(&config)?;
+        let books = Books { router: router.clone(), metrics, compare_with: compared_price(&config, router.fleet()) };
+        Ok(Self {
+            books: Arc::new(books),
+            clients: Clients::new(&config),
+            names: Names::new(router.models()),
+            places: Arc::new(Semaphore::new(config.limits.in_flight.min(Semaphore::MAX_PERMITS))),
+            drain: Drain::default(),
+            workers: Workers::default(),
+            missing: Vec::new(),
+            born: SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()),
+            router,
+            config,
+        })
+    }
+}
+
+/// What local answers are compared with: the named backend's price, or the dearest.
+fn compared_price(config: &Config, fleet: &Fleet) -> spectra_backends::Price {
+    let named = config.accounting.compare_with.as_deref().and_then(|name| fleet.facts(name)).map(|facts| facts.price);
+    let dearest = || fleet.names().filter_map(|name| fleet.facts(name)).map(|facts| facts.price).max_by(|one, other| (one.input + one.output).total_cmp(&(other.input + other.output)));
+    named.or_else(dearest).unwrap_or_default()
+}

@@ -4,14 +4,24 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use spectra_gateway::cli::check::{self, CheckArgs};
 #[cfg(feature = "llama")]
 use spectra_gateway::cli::engine::{self, EngineArgs};
+use spectra_gateway::cli::explain::{self, ExplainArgs};
 use spectra_gateway::cli::model::{self, ModelArgs};
+use spectra_gateway::cli::serve::{self, ServeArgs};
 use spectra_gateway::cli::verify::{self, VerifyArgs};
 
+/// An OpenAI-compatible gateway that sends each request to the model that can answer it, and checks the answer
 #[derive(Parser)]
 #[command(name = "spectra", version)]
 enum Cli {
+    /// Serve the OpenAI API in front of the models of the config
+    Serve(ServeArgs),
+    /// Say whether a config is usable, and what to write where it is not
+    Check(CheckArgs),
+    /// Say what would be done with a chat request, and why; no model is called
+    Explain(ExplainArgs),
     /// Serve one GGUF model with llama.cpp on the OpenAI wire
     #[cfg(feature = "llama")]
     Engine(EngineArgs),
@@ -25,6 +35,9 @@ enum Cli {
 async fn main() -> ExitCode {
     drop(rustls::crypto::ring::default_provider().install_default());
     let ended = match Cli::parse() {
+        Cli::Serve(args) => serve::run(args).await,
+        Cli::Check(args) => check::run(&args),
+        Cli::Explain(args) => explain::run(&args),
         #[cfg(feature = "llama")]
         Cli::Engine(args) => engine::run(args).await,
         Cli::Model(args) => model::run(args).await,

@@ -4,6 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use spectra_backends::chunk::Usage;
+use spectra_router::verify::{Flaw, Verdict};
+use spectra_router::{Account, Attempt, Router, Trail};
+use crate::metrics::Metrics;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 
 /// The account of one client request. Metrics, the log line and the ledger row are three views of it.
 ///
@@ -45,6 +50,26 @@ pub struct RecordData {
     pub timings: Timings,
     /// Prompt and answer, only with `accounting.keep_text`.
     pub kept: Option<Box<KeptText>>,
+}
+
+/// Where records go. One per gateway; shared by all requests.
+pub struct Books {
+    pub router: Arc<Router>,
+    pub metrics: Metrics,
+    /// USD per million tokens that local answers are compared with.
+    pub compare_with: spectra_backends::Price,
+}
+
+/// The record of a request that is still running. `end` writes it; dropping it without one says that the client left.
+#[derive(Debug)]
+pub struct Record {
+    pub data: RecordData,
+    pub trail: Trail,
+    /// The request's place among those in flight.
+    pub place: Option<OwnedSemaphorePermit>,
+    began: Instant,
+    books: Arc<Books>,
+    ended: bool,
 }
 
 /// The door the request came through.
@@ -133,6 +158,179 @@ pub struct Timings {
 pub struct KeptText {
     pub prompt: String,
     pub answer: String,
+}
+
+// === impl Record ===
+
+impl Record {
+    #[must_use]
+    pub fn new(books: Arc<Books>, request_id: Arc<str>, entrance: Entrance) -> Self {
+        let data = RecordData {
+            request_id,
+            arrived: SystemTime::now(),
+            key: None,
+            entrance,
+            asked_model: Arc::default(),
+            streamed: false,
+            outcome: Outcome::Cancelled,
+            status: CLIENT_LEFT,
+            error_code: None,
+            route: None,
+            model: None,
+            score: None,
+            reason: Arc::default(),
+            decision: Decision::default(),
+            verified: Verified::Skipped,
+            attempts: Vec::new(),
+            usage: None,
+            cost_usd: 0.0,
+            compared_usd: 0.0,
+            timings: Timings::default(),
+            kept: None,
+        };
+        Self { data, trail: Trail::default(), place: None, began: Instant::now(), books, ended: false }
+    }
+
+    /// The first byte of the answer goes to the client's connection.
+    pub fn first_byte(&mut self) {
+        self.data.timings.first_byte.get_or_insert_with(|| self.began.elapsed());
+    }
+
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Writes the record down; later calls change nothing.
+    pub fn end(&mut self, outcome: Outcome, status: u16, error_code: Option<&'static str>) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        let data = &mut self.data;
+        (data.outcome, data.status, data.error_code) = (outcome, status, error_code);
+        data.timings.total = self.began.elapsed();
+        self.trail.read(|account| data.take(account));
+        let paid = self.books.compare_with;
+        data.compared_usd = data.usage.map_or(0.0, |usage| paid.cost_usd(usage.prompt_tokens, usage.completion_tokens));
+        self.books.metrics.observe(data);
+        data.log();
+        if outcome != Outcome::Rejected {
+            self.books.router.learn(&self.trail, outcome.into());
+        }
+    }
+}
+
+/// What nginx logs for a client that closed the connection first.
+const CLIENT_LEFT: u16 = 499;
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let (status, began) = (self.data.status, self.data.timings.first_byte.is_some());
+        self.end(Outcome::Cancelled, if began { status } else { CLIENT_LEFT }, None);
+    }
+}
+
+impl RecordData {
+    /// Takes over what the router wrote down.
+    fn take(&mut self, account: &Account) {
+        self.route.clone_from(&account.route);
+        self.score = account.score.as_ref().map(|score| score.difficulty);
+        self.reason = reason(account).into();
+        self.decision = decision(account);
+        self.verified = account.verified.into();
+        self.attempts = account.attempts.iter().map(AttemptData::from).collect();
+        self.model = account.delivered.and_then(|index| Some(account.attempts.get(index)?.backend.clone()));
+        self.usage = account.usage;
+        self.cost_usd = account.cost_usd();
+        self.timings.plan = account.plan_time;
+        self.timings.verify = account.verify_time;
+    }
+
+    /// The one log line of a request: names and numbers, no text of the caller's.
+    fn log(&self) {
+        tracing::info!(
+            request_id = &*self.request_id,
+            key = self.key.as_deref(),
+            entrance = self.entrance.as_str(),
+            asked = &*self.asked_model,
+            route = self.route.as_deref(),
+            model = self.model.as_deref(),
+            score = self.score,
+            reason = &*self.reason,
+            attempts = self.attempts.len(),
+            verified = self.verified.as_str(),
+            outcome = self.outcome.as_str(),
+            status = self.status,
+            code = self.error_code,
+            ms = self.timings.total.as_secs_f64() * 1e3,
+            usd = self.cost_usd,
+            "request"
+        );
+    }
+}
+
+/// The strongest reason's name: a feature for a scored request, otherwise why the route was taken.
+#[must_use]
+pub fn reason(account: &Account) -> &'static str {
+    account.score.as_ref().and_then(|score| score.reasons.first()).map_or(account.why, |reason| reason.feature)
+}
+
+fn decision(account: &Account) -> Decision {
+    let Some(score) = &account.score else { return Decision::default() };
+    let first_is_local = account.attempts.first().is_some_and(|attempt| attempt.local);
+    Decision {
+        predicted: Some(if first_is_local { score.p_local } else { score.p_hosted }),
+        reasons: score.reasons.iter().map(|reason| (Arc::from(reason.feature), reason.weight)).collect(),
+    }
+}
+
+impl AttemptData {
+    /// One attempt in a few words, for the debug header.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        format!("{}:{}:{}:{}ms", self.model, self.why, self.verdict, self.total.as_millis())
+    }
+}
+
+impl From<&Attempt> for AttemptData {
+    fn from(attempt: &Attempt) -> Self {
+        let (verdict, flaw, repairs) = match &attempt.verdict {
+            None => ("cancelled", None, Vec::new()),
+            Some(Verdict::Pass) => ("pass", None, Vec::new()),
+            Some(Verdict::Mended(stages)) => ("mended", None, stages.iter().map(|stage| stage.as_str()).collect()),
+            Some(Verdict::Flawed(Flaw::Backend(error))) => (error.kind(), None, Vec::new()),
+            Some(Verdict::Flawed(flaw)) => (flaw.kind(), Some(flaw.kind()), Vec::new()),
+        };
+        Self {
+            model: attempt.backend.clone(),
+            rung: u32::try_from(attempt.rung).unwrap_or(u32::MAX),
+            verdict,
+            flaw,
+            why: attempt.why.as_str(),
+            repairs,
+            usage: attempt.usage,
+            cost_usd: attempt.cost_usd,
+            first_chunk: attempt.first_chunk,
+            total: attempt.total,
+        }
+    }
+}
+
+impl From<spectra_router::Verified> for Verified {
+    fn from(verified: spectra_router::Verified) -> Self {
+        match verified {
+            spectra_router::Verified::Ok => Self::Ok,
+            spectra_router::Verified::Repaired => Self::Repaired,
+            spectra_router::Verified::Failed => Self::Failed,
+            spectra_router::Verified::Skipped => Self::Skipped,
+        }
+    }
+}
+
+impl std::fmt::Debug for Books {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Books").finish_non_exhaustive()
+    }
 }
 
 impl Entrance {

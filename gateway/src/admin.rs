@@ -1,0 +1,124 @@
+//! The operator's listener: health, readiness, metrics.
+
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use serde::Serialize;
+use spectra_backends::breaker;
+use spectra_backends::llama::{State, WorkerPhase};
+
+use crate::metrics::{BreakerState, CONTENT_TYPE, EngineSample};
+use crate::{Body, Failure, Gateway, Refusal, respond};
+
+pub(crate) fn answer(gateway: &Gateway, request: &Request<Incoming>) -> Response<Body> {
+    let path = request.uri().path();
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return respond::failure(&Refusal::WrongMethod { path: path.chars().take(200).collect(), allowed: "GET" }.into());
+    }
+    match path {
+        // Alive as long as it answers.
+        "/healthz" => respond::text("ok\n"),
+        "/readyz" => ready(gateway),
+        _ if !authorised(gateway, request) => respond::failure(&Failure::from(Refusal::NoKey)),
+        "/metrics" => metrics(gateway),
+        _ => respond::failure(&Refusal::NoSuchPath { path: path.chars().take(200).collect() }.into()),
+    }
+}
+
+/// The exposition, with what only the moment of the scrape knows.
+fn metrics(gateway: &Gateway) -> Response<Body> {
+    let (metrics, fleet) = (&gateway.books.metrics, gateway.router.fleet());
+    metrics.set_in_flight(gateway.config.limits.in_flight.saturating_sub(gateway.places.available_permits()));
+    for (name, load) in fleet.names().filter_map(|name| Some((name, fleet.load(name)?))) {
+        metrics.set_breaker(name, load.breaker.into());
+    }
+    for (name, worker) in &gateway.workers.0 {
+        metrics.set_engine(name, &engine_sample(&worker.state()));
+    }
+    let Ok(text) = metrics.text() else { return respond::failure(&Refusal::Panicked.into()) };
+    let mut response = respond::text(text);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
+    response
+}
+
+fn engine_sample(state: &State) -> EngineSample {
+    let health = state.health.clone().unwrap_or_default();
+    let stats = health.stats;
+    #[expect(clippy::cast_precision_loss, reason = "a share of two small counts")]
+    let kv_used = stats.kv_tokens as f64 / stats.kv_capacity.max(1) as f64;
+    EngineSample {
+        up: state.phase == WorkerPhase::Ready,
+        slots: stats.slots,
+        slots_busy: stats.slots_busy,
+        queue: stats.waiting,
+        kv_used,
+        prompt_tokens: stats.prompt_tokens_total,
+        generated_tokens: stats.generated_tokens_total,
+        restarts: state.restarts,
+    }
+}
+
+impl From<breaker::State> for BreakerState {
+    fn from(state: breaker::State) -> Self {
+        match state {
+            breaker::State::Closed => Self::Closed,
+            breaker::State::HalfOpen => Self::Probing,
+            breaker::State::Open => Self::Open,
+        }
+    }
+}
+
+fn authorised(gateway: &Gateway, request: &Request<Incoming>) -> bool {
+    let Some(token) = &gateway.config.admin.token else { return true };
+    let sent = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let sent = sent.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map_or("", |(_, token)| token.trim());
+    same(sent.as_bytes(), token.expose().as_bytes())
+}
+
+/// Compares in a time that depends on the lengths only.
+fn same(one: &[u8], other: &[u8]) -> bool {
+    one.len() == other.len() && one.iter().zip(other).fold(0, |differing, (a, b)| differing | (a ^ b)) == 0
+}
+
+/// True where a request would be let through to the backend now.
+fn available(gateway: &Gateway, name: &str) -> bool {
+    let loaded = gateway.workers.0.get(name).is_none_or(|worker| worker.state().phase == WorkerPhase::Ready);
+    let here = !gateway.missing.iter().any(|missing| missing.starts_with(&format!("backend {name}:")));
+    loaded && here && gateway.router.fleet().admits(name)
+}
+
+#[derive(Serialize)]
+struct Readiness {
+    /// `ready`, `degraded` (some tier is not there), `draining` or `unready`.
+    status: &'static str,
+    local: &'static str,
+    hosted: &'static str,
+}
+
+/// Ready as long as some model can answer; each tier says for itself.
+fn ready(gateway: &Gateway) -> Response<Body> {
+    let fleet = gateway.router.fleet();
+    let tier = |local: bool| {
+        let mut states = fleet.names().filter(|name| fleet.facts(name).is_some_and(|facts| facts.local == local)).map(|name| available(gateway, name)).peekable();
+        if states.peek().is_none() {
+            "absent"
+        } else if states.any(|up| up) {
+            "ready"
+        } else {
+            "unavailable"
+        }
+    };
+    let (local, hosted) = (tier(true), tier(false));
+    let status = match (local, hosted) {
+        _ if gateway.drain.begun.is_cancelled() => "draining",
+        ("ready", "ready") => "ready",
+        // Not configured is a choice; unavailable is not.
+        ("ready", "absent") | ("absent", "ready") => "ready",
+        ("ready", _) | (_, "ready") => "degraded",
+        _ => "unready",
+    };
+    let mut response = respond::json(&Readiness { status, local, hosted });
+    if matches!(status, "draining" | "unready") {
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    }
+    response
+}

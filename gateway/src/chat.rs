@@ -1,0 +1,174 @@
+//! One request to a model, from its bytes to its answer: read, admit, ask, respond. Every exit passes the record.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, Request, Response, Version, header};
+use hyper::body::Incoming;
+use spectra_backends::ChatRequest;
+use spectra_backends::chat::BadRequest;
+use spectra_router::{Answer, Asked};
+use tokio::time::Instant;
+
+use crate::record::{Entrance, Record};
+use crate::respond::{self, Dialect, Manner};
+use crate::{Body, Failure, Gateway, Refusal};
+
+/// A client whose body comes slower than this after its first `client_read_ms` is dropped.
+const LEAST_BYTES_PER_SECOND: u64 = 1024;
+
+/// A request that may be asked.
+struct Admitted {
+    request: ChatRequest,
+    asked: Asked,
+    dialect: Box<dyn Dialect>,
+    manner: Manner,
+}
+
+pub(crate) async fn answer(gateway: Arc<Gateway>, entrance: Entrance, request: Request<Incoming>, id: Arc<str>) -> Response<Body> {
+    let mut record = Record::new(gateway.books.clone(), id, entrance);
+    let (parts, body) = request.into_parts();
+    let admitted = match admit(&gateway, &parts, body, &mut record).await {
+        Ok(admitted) => admitted,
+        Err(failure) => return refused(entrance, &failure, record),
+    };
+    let Admitted { request, asked, dialect, manner } = admitted;
+    let asking = ask(gateway.clone(), record.trail.clone(), request, asked);
+    match gateway.config.server.ping_ms.filter(|_| manner.streamed) {
+        Some(every_ms) => respond::kept_alive(Box::pin(asking), Duration::from_millis(every_ms), dialect, manner, record).await,
+        None => respond::answered(asking.await, dialect, manner, record).await,
+    }
+}
+
+fn refused(entrance: Entrance, failure: &Failure, mut record: Record) -> Response<Body> {
+    record.end(failure.outcome(), failure.status.as_u16(), Some(failure.label));
+    respond::failure_as(entrance, failure)
+}
+
+/// Everything before a model is asked.
+async fn admit(gateway: &Gateway, parts: &Parts, body: Incoming, record: &mut Record) -> Result<Admitted, Failure> {
+    if gateway.drain.begun.is_cancelled() {
+        return Err(Refusal::Draining.into());
+    }
+    let caller = gateway.clients.identify(&parts.headers)?;
+    record.data.key = caller.map(|caller| caller.name.clone());
+    media_type(&parts.headers)?;
+    let raw = read(gateway, &parts.headers, body).await?;
+    // Only now: a client that sends slowly holds a connection, not a place.
+    record.place = Some(gateway.places.clone().try_acquire_owned().map_err(|_| Refusal::Busy)?);
+    let began = Instant::now();
+    let (request, dialect) = understand(record.data.entrance, raw)?;
+    record.data.timings.parse = began.elapsed();
+    let view = request.view();
+    record.data.asked_model = gateway.names.label(&view.model);
+    record.data.streamed = view.stream;
+    let manner = Manner {
+        streamed: view.stream,
+        include_usage: view.include_usage,
+        debug: parts.headers.get("x-spectra-debug").is_some_and(|value| value == "1"),
+        pumped: parts.version == Version::HTTP_2,
+        write_within: Duration::from_millis(gateway.config.limits.client_write_ms),
+        over: gateway.drain.over.clone(),
+    };
+    let asked = asked(&parts.headers, record.data.request_id.clone())?;
+    Ok(Admitted { request, asked, dialect, manner })
+}
+
+/// The body as a chat request, and how its client wants to be spoken to.
+fn understand(entrance: Entrance, raw: Bytes) -> Result<(ChatRequest, Box<dyn Dialect>), BadRequest> {
+    match entrance {
+        _ => Ok((ChatRequest::parse(raw)?, Box::new(respond::Chat))),
+    }
+}
+
+/// Asks the router; a shutdown whose patience is over ends it.
+async fn ask(gateway: Arc<Gateway>, trail: spectra_router::Trail, request: ChatRequest, asked: Asked) -> Result<Answer, Failure> {
+    tokio::select! {
+        biased;
+        answer = gateway.router.answer(&trail, request, asked) => answer.map_err(Failure::from),
+        () = gateway.drain.over.cancelled() => Err(Refusal::Draining.into()),
+    }
+}
+
+/// JSON, or nothing said.
+fn media_type(headers: &HeaderMap) -> Result<(), Refusal> {
+    let Some(found) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
+    let found = found.to_str().unwrap_or_default();
+    let essence = found.split(';').next().unwrap_or_default().trim();
+    if essence.eq_ignore_ascii_case("application/json") || essence.to_ascii_lowercase().ends_with("+json") {
+        return Ok(());
+    }
+    Err(Refusal::WrongMediaType { found: found.chars().take(100).collect() })
+}
+
+/// Reads the body, bounded in size and time.
+async fn read(gateway: &Gateway, headers: &HeaderMap, mut body: Incoming) -> Result<Bytes, Refusal> {
+    use http_body_util::BodyExt;
+    let limit = gateway.config.limits.body_bytes;
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if announced.is_some_and(|length| length > limit) {
+        return Err(Refusal::BodyTooLarge { limit });
+    }
+    let patience = Duration::from_millis(gateway.config.limits.client_read_ms);
+    let began = Instant::now();
+    let mut first = Bytes::new();
+    let mut rest: Vec<u8> = Vec::new();
+    let mut length = 0_usize;
+    loop {
+        let slowest = began + patience + Duration::from_secs(length as u64 / LEAST_BYTES_PER_SECOND);
+        let until = slowest.min(Instant::now() + patience);
+        let frame = match tokio::time::timeout_at(until, body.frame()).await {
+            Err(_) => return Err(Refusal::SlowBody),
+            Ok(None) => break,
+            Ok(Some(Err(_))) => return Err(Refusal::CutBody),
+            Ok(Some(Ok(frame))) => frame,
+        };
+        let Ok(data) = frame.into_data() else { continue };
+        length += data.len();
+        if length > limit {
+            return Err(Refusal::BodyTooLarge { limit });
+        }
+        // Most bodies come in one piece, which is then not copied.
+        if first.is_empty() && rest.is_empty() {
+            first = data;
+        } else {
+            if rest.is_empty() {
+                rest.reserve(announced.unwrap_or(0).max(first.len() + data.len()));
+                rest.extend_from_slice(&first);
+            }
+            rest.extend_from_slice(&data);
+        }
+    }
+    Ok(if rest.is_empty() { first } else { rest.into() })
+}
+
+/// What the `x-spectra-*` headers ask for. They stay here: a backend gets none of the client's headers.
+fn asked(headers: &HeaderMap, request_id: Arc<str>) -> Result<Asked, BadRequest> {
+    let text = |name: &'static str| headers.get(name).map(|value| value.to_str().map(str::to_owned)).transpose().map_err(|_| odd(name, "visible ASCII text"));
+    let deadline = text("x-spectra-deadline-ms")?.map(|ms| ms.trim().parse::<u64>()).transpose();
+    let deadline = deadline.map_err(|_| odd("x-spectra-deadline-ms", "a whole number of milliseconds"))?;
+    if deadline == Some(0) {
+        return Err(odd("x-spectra-deadline-ms", "1 or more milliseconds"));
+    }
+    Ok(Asked {
+        route: text("x-spectra-route")?,
+        verify: text("x-spectra-verify")?,
+        session: text("x-spectra-session")?,
+        deadline: deadline.map(Duration::from_millis),
+        request_id,
+        traceparent: headers.get("traceparent").and_then(|value| value.to_str().ok()).filter(|value| is_traceparent(value)).map(Arc::from),
+    })
+}
+
+fn odd(name: &'static str, expected: &str) -> BadRequest {
+    BadRequest::new("invalid_header", name.to_owned(), format!("Invalid header '{name}': expected {expected}."))
+}
+
+/// W3C trace context, version 00: `00-<32 hex>-<16 hex>-<2 hex>`.
+fn is_traceparent(value: &str) -> bool {
+    let lengths = [2, 32, 16, 2];
+    let parts: Vec<&str> = value.split('-').collect();
+    parts.len() == lengths.len() && parts.iter().zip(lengths).all(|(part, length)| part.len() == length && part.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
