@@ -231,7 +231,7 @@ impl Failure {
             BackendError::Broken { .. } => {
                 Self::new(StatusCode::BAD_GATEWAY, SERVER, "upstream_broken", "The model's answer broke off or was malformed.").final_answer()
             }
-            BackendError::Unavailable { .. } => {
+            BackendError::Unavailable { .. } | BackendError::CoolingDown { .. } => {
                 let message = "No model that could answer is available at the moment.";
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, "upstream_unavailable", message).after(wait.unwrap_or(Duration::from_secs(1)))
             }

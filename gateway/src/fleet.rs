@@ -3,9 +3,8 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use spectra_backends::llama::{KvType, Settings, Supervision, Supervisor};
+use spectra_backends::llama::{Settings, Supervision, Supervisor};
 use spectra_backends::{Ask, Backend, BackendError, BuildError, Continuation, Facts, Fleet, Local, Price};
 use spectra_config::{self as config, Config};
 use tower::service_fn;
@@ -35,7 +34,7 @@ pub fn start(config: &Config, beside: Option<&Path>) -> anyhow::Result<(Fleet, W
             missing.push(format!("backend {name}: {why}"));
             return Ok(local(unavailable(why), backend, llama));
         };
-        let started = Supervisor::start(settings(path, backend, llama), supervision(name, &llama.worker));
+        let started = Supervisor::start(Settings::of(path, backend, llama), Supervision::of(name, llama));
         let worker = started.map_err(|error| BuildError::Backend { name: name.to_owned(), what: format!("its worker cannot be started: {error}") })?;
         let made = local(worker.backend(), backend, llama);
         workers.0.insert(name.to_owned(), Arc::new(worker));
@@ -72,33 +71,4 @@ fn local(model: Backend, backend: &config::Backend, llama: &config::Llama) -> Lo
         continues_by: Continuation::Prefill,
     };
     Local { backend: model, forwarder: None, facts, slots: Some(llama.slots.unwrap_or(MOST_SLOTS)) }
-}
-
-fn settings(path: std::path::PathBuf, backend: &config::Backend, llama: &config::Llama) -> Settings {
-    Settings {
-        context_tokens: backend.context_tokens,
-        slots: llama.slots,
-        queue: backend.queue,
-        threads: llama.threads,
-        gpu_layers: llama.gpu_layers,
-        kv_type: match llama.kv_type {
-            config::KvType::F16 => KvType::F16,
-            config::KvType::Q8_0 => KvType::Q8_0,
-        },
-        flash_attention: llama.flash_attention,
-        batch_tokens: llama.batch_tokens,
-        embeddings: llama.embeddings,
-        ..Settings::new(path)
-    }
-}
-
-fn supervision(name: &str, worker: &config::Workers) -> Supervision {
-    Supervision {
-        program: worker.program.as_ref().map(Into::into),
-        heartbeat: Duration::from_millis(worker.heartbeat_ms),
-        load: Duration::from_millis(worker.load_ms),
-        backoff: Duration::from_millis(worker.backoff_ms),
-        backoff_max: Duration::from_millis(worker.backoff_max_ms),
-        alias: Some(name.to_owned()),
-    }
 }

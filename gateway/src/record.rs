@@ -241,7 +241,8 @@ impl RecordData {
         self.attempts = account.attempts.iter().map(AttemptData::from).collect();
         self.model = account.delivered.and_then(|index| Some(account.attempts.get(index)?.backend.clone()));
         self.usage = account.usage;
-        self.cost_usd = account.cost_usd();
+        // An empty sum of floats is -0.0, which reads oddly.
+        self.cost_usd = account.cost_usd() + 0.0;
         self.timings.plan = account.plan_time;
         self.timings.verify = account.verify_time;
     }

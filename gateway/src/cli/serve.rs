@@ -1,12 +1,12 @@
 //! `spectra serve`: the gateway, until it is told to stop.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use spectra_config::{Backend, BackendKind, Config};
+use spectra_config::{Backend, BackendKind};
 use tracing_subscriber::EnvFilter;
 
 use super::load;
@@ -77,7 +77,7 @@ fn describe(backend: &Backend) -> String {
 /// Log lines go to standard error; standard output has the start-up lines only.
 fn log(tracing: &spectra_config::Tracing) {
     let filter = EnvFilter::try_new(&tracing.level).unwrap_or_else(|_| EnvFilter::new("info"));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     // A subscriber that is there already (a test's) stays.
     let set = if tracing.json { lines.json().flatten_event(true).try_init() } else { lines.try_init() };
     drop(set);
