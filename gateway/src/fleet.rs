@@ -34,7 +34,7 @@ pub fn start(config: &Config, beside: Option<&Path>) -> anyhow::Result<(Fleet, W
             missing.push(format!("backend {name}: {why}"));
             return Ok(local(unavailable(why), backend, llama));
         };
-        let started = Supervisor::start(Settings::of(path, backend, llama), Supervision::of(name, llama));
+        let started = Supervisor::start(Settings::of(path, backend, llama), Supervision::of(&llama.worker, name));
         let worker = started.map_err(|error| BuildError::Backend { name: name.to_owned(), what: format!("its worker cannot be started: {error}") })?;
         let made = local(worker.backend(), backend, llama);
         workers.0.insert(name.to_owned(), Arc::new(worker));

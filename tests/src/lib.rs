@@ -1,1 +1,3 @@
-//! Being built.
+//! What the tests stand on: a gateway in this process and clients that show every byte.
+
+pub mod harness;
