@@ -98,7 +98,11 @@ struct Readiness {
 fn ready(gateway: &Gateway) -> Response<Body> {
     let fleet = gateway.router.fleet();
     let tier = |local: bool| {
-        let mut states = fleet.names().filter(|name| fleet.facts(name).is_some_and(|facts| facts.local == local)).map(|name| available(gateway, name)).peekable();
+        let mut states = fleet
+            .names()
+            .filter(|name| fleet.facts(name).is_some_and(|facts| facts.local == local))
+            .map(|name| available(gateway, name))
+            .peekable();
         if states.peek().is_none() {
             "absent"
         } else if states.any(|up| up) {

@@ -146,7 +146,9 @@ async fn read(gateway: &Gateway, headers: &HeaderMap, mut body: Incoming) -> Res
 
 /// What the `x-spectra-*` headers ask for. They stay here: a backend gets none of the client's headers.
 fn asked(headers: &HeaderMap, request_id: Arc<str>) -> Result<Asked, BadRequest> {
-    let text = |name: &'static str| headers.get(name).map(|value| value.to_str().map(str::to_owned)).transpose().map_err(|_| odd(name, "visible ASCII text"));
+    let text = |name: &'static str| {
+        headers.get(name).map(|value| value.to_str().map(str::to_owned)).transpose().map_err(|_| odd(name, "visible ASCII text"))
+    };
     let deadline = text("x-spectra-deadline-ms")?.map(|ms| ms.trim().parse::<u64>()).transpose();
     let deadline = deadline.map_err(|_| odd("x-spectra-deadline-ms", "a whole number of milliseconds"))?;
     if deadline == Some(0) {
@@ -170,5 +172,6 @@ fn odd(name: &'static str, expected: &str) -> BadRequest {
 fn is_traceparent(value: &str) -> bool {
     let lengths = [2, 32, 16, 2];
     let parts: Vec<&str> = value.split('-').collect();
-    parts.len() == lengths.len() && parts.iter().zip(lengths).all(|(part, length)| part.len() == length && part.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    parts.len() == lengths.len()
+        && parts.iter().zip(lengths).all(|(part, length)| part.len() == length && part.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }

@@ -38,11 +38,20 @@ pub struct Failure {
 /// What is refused before any model is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    NoSuchPath { path: String },
-    WrongMethod { path: String, allowed: &'static str },
+    NoSuchPath {
+        path: String,
+    },
+    WrongMethod {
+        path: String,
+        allowed: &'static str,
+    },
     /// `limit` in bytes.
-    BodyTooLarge { limit: usize },
-    WrongMediaType { found: String },
+    BodyTooLarge {
+        limit: usize,
+    },
+    WrongMediaType {
+        found: String,
+    },
     /// The client stopped sending its body, or sends it too slowly.
     SlowBody,
     /// The connection broke inside the body.
@@ -54,9 +63,14 @@ pub enum Refusal {
     /// The gateway is shutting down.
     Draining,
     /// Over `what` per minute of the caller's key.
-    OverRate { what: &'static str, retry_after: Duration },
+    OverRate {
+        what: &'static str,
+        retry_after: Duration,
+    },
     /// Over the caller's budget of the day.
-    OverBudget { retry_after: Duration },
+    OverBudget {
+        retry_after: Duration,
+    },
     /// The same Idempotency-Key came with another body.
     KeyReused,
     /// A bug of ours; what happened is in the log.
@@ -95,8 +109,16 @@ impl Failure {
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         match self.label {
-            "no_usable_answer" | "upstream_error" | "upstream_unavailable" | "upstream_timeout" | "upstream_broken"
-            | "upstream_unauthorized" | "upstream_rate_limited" | "deadline_exceeded" | "budget_exceeded" | "internal_error" => Outcome::Failed,
+            "no_usable_answer"
+            | "upstream_error"
+            | "upstream_unavailable"
+            | "upstream_timeout"
+            | "upstream_broken"
+            | "upstream_unauthorized"
+            | "upstream_rate_limited"
+            | "deadline_exceeded"
+            | "budget_exceeded"
+            | "internal_error" => Outcome::Failed,
             _ => Outcome::Rejected,
         }
     }
@@ -116,7 +138,8 @@ impl Failure {
             code: Option<&'a str>,
         }
         let inner = Inner { message: &self.message, r#type: &self.kind, param: self.param.as_deref(), code: self.code.as_deref() };
-        serde_json::to_string(&Envelope { error: inner }).unwrap_or_else(|_| String::from(r#"{"error":{"message":"","type":"server_error","param":null,"code":null}}"#))
+        serde_json::to_string(&Envelope { error: inner })
+            .unwrap_or_else(|_| String::from(r#"{"error":{"message":"","type":"server_error","param":null,"code":null}}"#))
     }
 
     /// Headers that belong to the error beside its body.
@@ -135,20 +158,28 @@ impl Failure {
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         match refusal {
-            Refusal::NoSuchPath { path } => {
-                Self::new(StatusCode::NOT_FOUND, INVALID, "unknown_url", format!("Unknown request URL: {path}. See the README for the ones there are."))
-            }
+            Refusal::NoSuchPath { path } => Self::new(
+                StatusCode::NOT_FOUND,
+                INVALID,
+                "unknown_url",
+                format!("Unknown request URL: {path}. See the README for the ones there are."),
+            ),
             Refusal::WrongMethod { path, allowed } => {
                 Self::new(StatusCode::METHOD_NOT_ALLOWED, INVALID, "method_not_allowed", format!("{path} takes {allowed} only."))
             }
-            Refusal::BodyTooLarge { limit } => {
-                Self::new(StatusCode::PAYLOAD_TOO_LARGE, INVALID, "request_too_large", format!("The request body is larger than {limit} bytes."))
-            }
+            Refusal::BodyTooLarge { limit } => Self::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                INVALID,
+                "request_too_large",
+                format!("The request body is larger than {limit} bytes."),
+            ),
             Refusal::WrongMediaType { found } => {
                 let message = format!("Unsupported content type '{found}'. Send the body as 'application/json'.");
                 Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, "unsupported_media_type", message)
             }
-            Refusal::SlowBody => Self::new(StatusCode::REQUEST_TIMEOUT, INVALID, "request_timeout", "The request body did not arrive in time."),
+            Refusal::SlowBody => {
+                Self::new(StatusCode::REQUEST_TIMEOUT, INVALID, "request_timeout", "The request body did not arrive in time.")
+            }
             Refusal::CutBody => Self::new(StatusCode::BAD_REQUEST, INVALID, "incomplete_body", "The request body ended early."),
             Refusal::NoKey => {
                 let message = "You did not provide an API key. Send it as 'Authorization: Bearer KEY'.";
@@ -169,7 +200,9 @@ impl From<Refusal> for Failure {
             }
             Refusal::OverBudget { retry_after } => {
                 let message = "The budget of this key is used up for today (UTC).";
-                Self::new(StatusCode::TOO_MANY_REQUESTS, "insufficient_quota", "insufficient_quota", message).after(retry_after).final_answer()
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "insufficient_quota", "insufficient_quota", message)
+                    .after(retry_after)
+                    .final_answer()
             }
             Refusal::KeyReused => {
                 let message = "This Idempotency-Key was used with another request body.";
@@ -222,18 +255,21 @@ impl Failure {
         match error {
             BackendError::Overloaded { .. } => {
                 let message = "Every model that could answer is at its limit of concurrent requests. Please try again shortly.";
-                Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "overloaded", message).after(wait.unwrap_or(Duration::from_secs(1)))
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "overloaded", message)
+                    .after(wait.unwrap_or(Duration::from_secs(1)))
             }
             BackendError::Timeout { phase, after } => {
                 let message = format!("The model did not answer in time ({phase}, {} ms).", after.as_millis());
                 Self::new(StatusCode::GATEWAY_TIMEOUT, SERVER, "upstream_timeout", message).final_answer()
             }
             BackendError::Broken { .. } => {
-                Self::new(StatusCode::BAD_GATEWAY, SERVER, "upstream_broken", "The model's answer broke off or was malformed.").final_answer()
+                Self::new(StatusCode::BAD_GATEWAY, SERVER, "upstream_broken", "The model's answer broke off or was malformed.")
+                    .final_answer()
             }
             BackendError::Unavailable { .. } | BackendError::CoolingDown { .. } => {
                 let message = "No model that could answer is available at the moment.";
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, "upstream_unavailable", message).after(wait.unwrap_or(Duration::from_secs(1)))
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, "upstream_unavailable", message)
+                    .after(wait.unwrap_or(Duration::from_secs(1)))
             }
             // The upstream refused *our* key or address; its text may quote the key.
             BackendError::Upstream { status: status @ 401..=404, .. } => {
@@ -323,7 +359,9 @@ impl Told {
 /// A string as it is, a number as its digits, and `null` (also spelt `"None"`, as some gateways do) as nothing.
 fn text(value: Option<&RawValue>) -> Option<String> {
     let value = value?.get();
-    let text = serde_json::from_str::<String>(value).ok().or_else(|| serde_json::from_str::<serde_json::Number>(value).ok().map(|number| number.to_string()))?;
+    let text = serde_json::from_str::<String>(value)
+        .ok()
+        .or_else(|| serde_json::from_str::<serde_json::Number>(value).ok().map(|number| number.to_string()))?;
     (text != "None").then_some(text)
 }
 
@@ -334,18 +372,34 @@ mod tests {
     use super::*;
 
     fn upstream(status: u16, body: &str) -> Failure {
-        let flaw = Box::new(Flaw::Backend(BackendError::Upstream { status, headers: Box::default(), body: Bytes::copy_from_slice(body.as_bytes()) }));
+        let flaw = Box::new(Flaw::Backend(BackendError::Upstream {
+            status,
+            headers: Box::default(),
+            body: Bytes::copy_from_slice(body.as_bytes()),
+        }));
         RouteError::Exhausted { flaw, attempts: 1, retry_after: None }.into()
     }
 
     #[test]
     fn behaviour_10_upstream_errors_keep_status_and_words() {
         for (status, body, told) in [
-            (400, r#"{"error":{"message":"m","type":"t","param":"p","code":"c"}}"#, r#"{"error":{"message":"m","type":"t","param":"p","code":"c"}}"#),
-            (422, r#"{"error":{"message":"m","type":"None","param":"None","code":42}}"#, r#"{"error":{"message":"m","type":"invalid_request_error","param":null,"code":"42"}}"#),
+            (
+                400,
+                r#"{"error":{"message":"m","type":"t","param":"p","code":"c"}}"#,
+                r#"{"error":{"message":"m","type":"t","param":"p","code":"c"}}"#,
+            ),
+            (
+                422,
+                r#"{"error":{"message":"m","type":"None","param":"None","code":42}}"#,
+                r#"{"error":{"message":"m","type":"invalid_request_error","param":null,"code":"42"}}"#,
+            ),
             (500, r#"{"error":"boom"}"#, r#"{"error":{"message":"boom","type":"server_error","param":null,"code":null}}"#),
             (418, r#"{"detail":"tea"}"#, r#"{"error":{"message":"tea","type":"invalid_request_error","param":null,"code":null}}"#),
-            (503, "<html>", r#"{"error":{"message":"The model's server answered 503 Service Unavailable.","type":"server_error","param":null,"code":"upstream_error"}}"#),
+            (
+                503,
+                "<html>",
+                r#"{"error":{"message":"The model's server answered 503 Service Unavailable.","type":"server_error","param":null,"code":"upstream_error"}}"#,
+            ),
         ] {
             let failure = upstream(status, body);
             assert_eq!(failure.status, status);

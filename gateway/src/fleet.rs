@@ -35,13 +35,17 @@ pub fn start(config: &Config, beside: Option<&Path>) -> anyhow::Result<(Fleet, W
             return Ok(local(unavailable(why), backend, llama));
         };
         let started = Supervisor::start(Settings::of(path, backend, llama), Supervision::of(&llama.worker, name));
-        let worker = started.map_err(|error| BuildError::Backend { name: name.to_owned(), what: format!("its worker cannot be started: {error}") })?;
+        let worker = started
+            .map_err(|error| BuildError::Backend { name: name.to_owned(), what: format!("its worker cannot be started: {error}") })?;
         let made = local(worker.backend(), backend, llama);
         workers.0.insert(name.to_owned(), Arc::new(worker));
         Ok(made)
     })?;
     if missing.len() == config.backends.len() {
-        anyhow::bail!("there is no model to ask:\n  {}\nor set OPENAI_API_KEY (and OPENAI_BASE_URL) for a hosted one", missing.join("\n  "));
+        anyhow::bail!(
+            "there is no model to ask:\n  {}\nor set OPENAI_API_KEY (and OPENAI_BASE_URL) for a hosted one",
+            missing.join("\n  ")
+        );
     }
     Ok((fleet, workers, missing))
 }

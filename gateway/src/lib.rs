@@ -101,6 +101,12 @@ impl Gateway {
 /// What local answers are compared with: the named backend's price, or the dearest.
 fn compared_price(config: &Config, fleet: &Fleet) -> spectra_backends::Price {
     let named = config.accounting.compare_with.as_deref().and_then(|name| fleet.facts(name)).map(|facts| facts.price);
-    let dearest = || fleet.names().filter_map(|name| fleet.facts(name)).map(|facts| facts.price).max_by(|one, other| (one.input + one.output).total_cmp(&(other.input + other.output)));
+    let dearest = || {
+        fleet
+            .names()
+            .filter_map(|name| fleet.facts(name))
+            .map(|facts| facts.price)
+            .max_by(|one, other| (one.input + one.output).total_cmp(&(other.input + other.output)))
+    };
     named.or_else(dearest).unwrap_or_default()
 }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::metrics::Metrics;
 use spectra_backends::chunk::Usage;
 use spectra_router::verify::{Flaw, Verdict};
 use spectra_router::{Account, Attempt, Router, Trail};
-use crate::metrics::Metrics;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
@@ -220,6 +220,8 @@ impl Record {
     }
 }
 
+/// The verdict of an attempt that nobody waited for.
+const UNJUDGED: &str = "cancelled";
 /// What nginx logs for a client that closed the connection first.
 const CLIENT_LEFT: u16 = 499;
 
@@ -286,17 +288,18 @@ fn decision(account: &Account) -> Decision {
 }
 
 impl AttemptData {
-    /// One attempt in a few words, for the debug header.
+    /// One attempt in a few words, for the debug header: sent while the last one may still flow.
     #[must_use]
     pub fn summary(&self) -> String {
-        format!("{}:{}:{}:{}ms", self.model, self.why, self.verdict, self.total.as_millis())
+        let verdict = if self.verdict == UNJUDGED { "flowing" } else { self.verdict };
+        format!("{}:{}:{}:{}ms", self.model, self.why, verdict, self.total.as_millis())
     }
 }
 
 impl From<&Attempt> for AttemptData {
     fn from(attempt: &Attempt) -> Self {
         let (verdict, flaw, repairs) = match &attempt.verdict {
-            None => ("cancelled", None, Vec::new()),
+            None => (UNJUDGED, None, Vec::new()),
             Some(Verdict::Pass) => ("pass", None, Vec::new()),
             Some(Verdict::Mended(stages)) => ("mended", None, stages.iter().map(|stage| stage.as_str()).collect()),
             Some(Verdict::Flawed(Flaw::Backend(error))) => (error.kind(), None, Vec::new()),

@@ -89,7 +89,12 @@ impl Dialect for Chat {
 // === whole responses ===
 
 /// The router's answer, or why there is none, as a response.
-pub(crate) async fn answered(answer: Result<Answer, Failure>, mut dialect: Box<dyn Dialect>, manner: Manner, mut record: Record) -> Response<Body> {
+pub(crate) async fn answered(
+    answer: Result<Answer, Failure>,
+    mut dialect: Box<dyn Dialect>,
+    manner: Manner,
+    mut record: Record,
+) -> Response<Body> {
     let answer = match answer {
         Ok(answer) => answer,
         Err(failure) => return failed(&failure, dialect.entrance(), record),
@@ -233,7 +238,10 @@ impl Flow {
 
     fn finish(&mut self, out: &mut BytesMut) {
         if !self.finished {
-            return self.break_off(&Failure::upstream(BackendError::Broken { what: "the stream ended without a finish_reason".into() }, None), out);
+            return self.break_off(
+                &Failure::upstream(BackendError::Broken { what: "the stream ended without a finish_reason".into() }, None),
+                out,
+            );
         }
         let (verified, cost) = self.record.trail.read(|account| (record::Verified::from(account.verified), account.cost_usd()));
         out.extend_from_slice(format!(": spectra verified={} cost_usd={}\n\n", verified.as_str(), usd(cost)).as_bytes());

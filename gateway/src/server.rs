@@ -46,7 +46,9 @@ impl Listeners {
 }
 
 async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}; another program may be using it: choose another address with {key}"))
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}; another program may be using it: choose another address with {key}"))
 }
 
 /// A gateway and its sockets.

@@ -34,7 +34,9 @@ async fn dispatch(gateway: &Arc<Gateway>, request: Request<Incoming>, id: Arc<st
     let entrance = match (request.method(), request.uri().path()) {
         (&Method::POST, "/v1/chat/completions") => Entrance::Chat,
         (&Method::GET, "/v1/models") => return models::list(gateway, request.headers()),
-        (&Method::GET, path) if path.starts_with("/v1/models/") => return models::one(gateway, request.headers(), &path["/v1/models/".len()..]),
+        (&Method::GET, path) if path.starts_with("/v1/models/") => {
+            return models::one(gateway, request.headers(), &path["/v1/models/".len()..]);
+        }
         (_, path) => return lost(path),
     };
     chat::answer(gateway.clone(), entrance, request, id).await

@@ -95,7 +95,7 @@ impl Spectra {
     /// Tells the server to drain and returns at once.
     pub fn begin_stop(&mut self) {
         if let Some(stop) = self.stop.take() {
-            drop(stop.send(()));
+            let _ = stop.send(());
         }
     }
 
@@ -219,8 +219,10 @@ impl Answered {
         let head = std::str::from_utf8(&all[..end])?;
         let mut lines = head.split("\r\n");
         let status = lines.next().and_then(|line| line.split(' ').nth(1)).context("no status")?.parse()?;
-        let headers: Vec<_> =
-            lines.filter_map(|line| line.split_once(':')).map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned())).collect();
+        let headers: Vec<_> = lines
+            .filter_map(|line| line.split_once(':'))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+            .collect();
         let rest = &all[end + 4..];
         let of = |name: &str| headers.iter().find(|(other, _)| other == name).map(|(_, value)| value.clone());
         let (body, complete) = if of("transfer-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("chunked")) {
@@ -253,7 +255,10 @@ impl Answered {
     /// The `data:` of each event, comments left out.
     #[must_use]
     pub fn events(&self) -> Vec<String> {
-        self.text().split("\n\n").filter_map(|event| event.lines().find_map(|line| line.strip_prefix("data: ")).map(str::to_owned)).collect()
+        self.text()
+            .split("\n\n")
+            .filter_map(|event| event.lines().find_map(|line| line.strip_prefix("data: ")).map(str::to_owned))
+            .collect()
     }
 
     /// Checks the error object's form and gives its status, type, param and code.

@@ -23,7 +23,8 @@ pub(crate) struct Caller {
 
 impl Clients {
     pub fn new(config: &Config) -> Self {
-        let callers = config.keys.iter().filter_map(|(name, key)| Some((digest_of(key)?, Arc::new(Caller { name: name.as_str().into() })))).collect();
+        let callers =
+            config.keys.iter().filter_map(|(name, key)| Some((digest_of(key)?, Arc::new(Caller { name: name.as_str().into() })))).collect();
         Self { callers }
     }
 
