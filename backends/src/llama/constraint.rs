@@ -15,6 +15,7 @@ use llguidance::{Matcher, ParserFactory};
 use parking_lot::Mutex;
 
 use self::numbers::Numbers;
+pub(super) use self::schema::{options as with_options, read as read_schema};
 use super::model::{Model, Token};
 
 /// Compiled grammars kept for the next request that asks for the same.

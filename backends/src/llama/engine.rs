@@ -53,6 +53,8 @@ pub struct Job {
     pub sampling: Sampling,
     /// What the answer must be.
     pub constraint: Option<Constraint>,
+    /// Put the names of control tokens into the text, as far as they do not end the answer: tool calls begin with them.
+    pub tells_controls: bool,
     /// Bounded. While it is full the job pauses; dropping its receiver ends the job.
     pub events: mpsc::Sender<Event>,
 }

@@ -28,6 +28,8 @@ mod scheduler;
 mod stats;
 #[cfg(feature = "llama")]
 mod text;
+#[cfg(feature = "llama")]
+mod tools;
 
 pub use settings::{KvType, Settings};
 pub use snapshot::Snapshot;
@@ -45,3 +47,5 @@ pub use prompt::{Prompt, PromptError};
 pub use sampler::{Sampling, TokenChoice};
 #[cfg(feature = "llama")]
 pub use stats::Stats;
+#[cfg(feature = "llama")]
+pub use tools::{Reader, Said, Style, grammar};

@@ -149,6 +149,12 @@ impl Model {
         self.controls.get(&token).map_or(&[], |name| name)
     }
 
+    /// The control token of this name.
+    #[must_use]
+    pub fn control_named(&self, name: &str) -> Option<Token> {
+        self.controls.iter().find(|(_, known)| &***known == name.as_bytes()).map(|(token, _)| *token)
+    }
+
     /// The token that ends a turn.
     pub(crate) fn end_token(&self) -> Option<u32> {
         self.end

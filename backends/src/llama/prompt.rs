@@ -6,10 +6,13 @@ use minijinja::{Environment, Error, ErrorKind, context};
 use serde_json::json;
 
 use super::model::Model;
+use super::tools::{self, Style};
 use crate::chat::{Message, Role, Tool, ToolChoice, View};
 
 /// A model's compiled template.
 pub struct Prompt {
+    /// How its family writes calls; `None`: the template knows no tools.
+    style: Option<Style>,
     jinja: Environment<'static>,
     bos: String,
     eos: String,
@@ -53,7 +56,13 @@ impl Prompt {
         jinja.add_function("strftime_now", strftime_now);
         jinja.add_filter("tojson", to_json);
         jinja.add_template_owned(NAME, template.to_owned()).map_err(|error| PromptError::BadTemplate(words(&error)))?;
-        Ok(Self { jinja, bos: bos.to_owned(), eos: eos.to_owned() })
+        Ok(Self { style: Style::of(template), jinja, bos: bos.to_owned(), eos: eos.to_owned() })
+    }
+
+    /// How the model is expected to write tool calls.
+    #[must_use]
+    pub fn style(&self) -> Style {
+        self.style.unwrap_or(Style::Tagged)
     }
 
     /// The text a request becomes. A last message of role assistant is taken as the beginning of the answer.
@@ -71,6 +80,8 @@ impl Prompt {
             }
             _ => (request.messages.as_slice(), ""),
         };
+        let explained = if self.style.is_none() { tools::explain(messages, tools) } else { Vec::new() };
+        let (messages, tools) = if self.style.is_none() { (explained.as_slice(), &[][..]) } else { (messages, tools) };
         let first = match self.apply(messages, tools) {
             Ok(text) => return Ok(text + prefill),
             Err(error) => error,
@@ -84,8 +95,9 @@ impl Prompt {
     }
 
     fn apply(&self, messages: &[Message], tools: &[Tool]) -> Result<String, PromptError> {
-        let messages: Vec<serde_json::Value> = messages.iter().map(message).collect();
-        let tools = (!tools.is_empty()).then(|| tools.iter().map(tool).collect::<Vec<_>>());
+        let short_ids = self.style == Some(Style::Listed);
+        let messages: Vec<serde_json::Value> = messages.iter().map(|one| message(one, short_ids)).collect();
+        let tools = (!tools.is_empty()).then(|| tools.iter().map(tools::described).collect::<Vec<_>>());
         let template = self.jinja.get_template(NAME).map_err(|error| PromptError::BadTemplate(words(&error)))?;
         template
             .render(context! {
@@ -111,7 +123,8 @@ fn words(error: &Error) -> String {
 }
 
 /// A message as templates expect it: `content` always a string, arguments of calls as an object.
-fn message(message: &Message) -> serde_json::Value {
+fn message(message: &Message, short_ids: bool) -> serde_json::Value {
+    let id = |id: &str| if short_ids { tools::nine_letters(id) } else { id.to_owned() };
     let role = match message.role {
         Role::Developer => "system",
         Role::Function => "tool",
@@ -121,25 +134,18 @@ fn message(message: &Message) -> serde_json::Value {
     if let Some(name) = &message.name {
         out["name"] = json!(name);
     }
-    if let Some(id) = &message.tool_call_id {
-        out["tool_call_id"] = json!(id);
+    if let Some(call) = &message.tool_call_id {
+        out["tool_call_id"] = json!(id(call));
     }
     if !message.tool_calls.is_empty() {
         let calls = message.tool_calls.iter().map(|call| {
             let text = call.arguments.as_deref().unwrap_or("{}");
             let arguments = serde_json::from_str(text).unwrap_or_else(|_| json!(text));
-            json!({ "id": call.id, "type": "function", "function": { "name": call.name, "arguments": arguments } })
+            json!({ "id": id(call.id.as_deref().unwrap_or_default()), "type": "function", "function": { "name": call.name, "arguments": arguments } })
         });
         out["tool_calls"] = calls.collect();
     }
     out
-}
-
-fn tool(tool: &Tool) -> serde_json::Value {
-    let parameters = tool.parameters.as_deref().and_then(|text| serde_json::from_str(text).ok());
-    let parameters: serde_json::Value = parameters.unwrap_or_else(|| json!({ "type": "object", "properties": {} }));
-    let description = tool.description.as_deref().unwrap_or_default();
-    json!({ "type": "function", "function": { "name": tool.name, "description": description, "parameters": parameters } })
 }
 
 /// For templates without a system role: its text goes before the first user message.
@@ -328,8 +334,13 @@ mod tests {
         check(TURNS, r#"[{"role":"user","content":"a"},{"role":"user","content":"b"}]"#, "<s>[INST] a\n\nb [/INST]");
         check(
             TURNS,
-            r#"[{"role":"tool","content":"x"}]"#,
-            "the model's chat template refuses these messages: Conversation roles must alternate user/assistant/user/assistant/...",
+            r#"[{"role":"user","content":"a"},{"role":"tool","content":"x","tool_call_id":"1"}]"#,
+            "<s>[INST] a\n\n<tool_response>\nx\n</tool_response> [/INST]",
+        );
+        check(
+            "{{ raise_exception('Never.') }}",
+            r#"[{"role":"user","content":"x"}]"#,
+            "the model's chat template refuses these messages: Never.",
         );
     }
 

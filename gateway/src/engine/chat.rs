@@ -9,11 +9,12 @@ use futures_util::stream::{SelectAll, Stream, StreamExt, poll_fn};
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 use spectra_backends::chat::View;
-use spectra_backends::llama::{Ended, Event, Job, Refused, Sampling, TokenChoice};
+use spectra_backends::llama::{Event, Job, Refused, Sampling, TokenChoice};
 use spectra_backends::{ChatRequest, chat::BadRequest};
 use tokio::sync::mpsc;
 
 use super::respond::{Body, Problem, json as json_response, sse};
+use super::voice::{Voice, calls_tools};
 use super::wire::{Head, Usage, logprobs};
 use super::{Loaded, random};
 
@@ -40,6 +41,7 @@ pub(super) async fn answer(loaded: Arc<Loaded>, body: Bytes) -> Result<Response<
         fingerprint: loaded.fingerprint.clone(),
         include_usage: view.include_usage,
     };
+    let voices = Voice::all(&loaded, view, count);
     if view.stream {
         let mut events = events;
         // The status is still open until the engine has begun: what fails before is an HTTP error.
@@ -48,9 +50,9 @@ pub(super) async fn answer(loaded: Arc<Loaded>, body: Bytes) -> Result<Response<
             return Err(Problem::engine(&why));
         }
         let all = futures_util::stream::once(std::future::ready(first)).chain(events);
-        return Ok(sse(stream(loaded, head, all, count)));
+        return Ok(sse(stream(loaded, head, all, voices)));
     }
-    whole(&loaded, &head, events, count).await
+    whole(&loaded, &head, events, voices).await
 }
 
 fn check(view: &View) -> Result<(), Problem> {
@@ -82,6 +84,7 @@ async fn submit(loaded: &Arc<Loaded>, view: &View) -> Result<(Events, usize), Pr
             stop: view.stop.clone(),
             sampling: Sampling::of(view, seed, choice),
             constraint: constraints.next(),
+            tells_controls: calls_tools(view),
             events: sender,
         };
         loaded.engine.submit(job).map_err(|refused| refusal(&refused))?;
@@ -122,37 +125,40 @@ fn refusal(refused: &Refused) -> Problem {
     }
 }
 
-fn finish(how: Ended) -> &'static str {
-    match how {
-        Ended::Stop => "stop",
-        Ended::Length => "length",
-    }
-}
-
 /// The SSE data lines of a streamed answer; an error event and no `[DONE]` where the engine fails.
 fn stream(
     loaded: Arc<Loaded>,
     head: Head,
     events: impl Stream<Item = (usize, Event)> + Send + 'static,
-    count: usize,
+    mut voices: Vec<Voice>,
 ) -> impl Stream<Item = String> + Send {
     async_stream::stream! {
         let mut events = pin!(events);
         let mut usage = Usage::default();
         let mut ended = 0;
         while let Some((index, event)) = events.next().await {
+            let Some(voice) = voices.get_mut(index) else { continue };
             match event {
                 Event::Started { prompt_tokens, cached_tokens } => {
                     started(&mut usage, prompt_tokens, cached_tokens);
-                    yield head.chunk(index, &json!({ "role": "assistant", "content": "", "refusal": null }), &Value::Null, None);
+                    yield head.chunk(index, &json!({ "role": "assistant", "content": voice.first_content(), "refusal": null }), &Value::Null, None);
                 }
                 Event::Text { text, tokens } => {
-                    yield head.chunk(index, &json!({ "content": text }), &logprobs(loaded.engine.model(), &tokens), None);
+                    let mut logprobs = logprobs(loaded.engine.model(), &tokens);
+                    for delta in voice.say(&text) {
+                        yield head.chunk(index, &delta, &std::mem::take(&mut logprobs), None);
+                    }
+                    if !logprobs.is_null() {
+                        yield head.chunk(index, &json!({ "content": "" }), &logprobs, None);
+                    }
                 }
                 Event::Ended { how, completion_tokens } => {
                     ended += 1;
                     usage.completion += u64::from(completion_tokens);
-                    yield head.chunk(index, &json!({}), &Value::Null, Some(finish(how)));
+                    for delta in voice.end() {
+                        yield head.chunk(index, &delta, &Value::Null, None);
+                    }
+                    yield head.chunk(index, &json!({}), &Value::Null, Some(voice.finish(how)));
                 }
                 Event::Failed { why } => {
                     yield Problem::engine(&why).body();
@@ -160,7 +166,7 @@ fn stream(
                 }
             }
         }
-        if ended < count {
+        if ended < voices.len() {
             yield Problem::engine_gone().body();
             return;
         }
@@ -178,46 +184,38 @@ fn started(usage: &mut Usage, prompt: u32, cached: u32) {
     usage.cached = if first { u64::from(cached) } else { usage.cached.min(u64::from(cached)) };
 }
 
-#[derive(Clone, Default)]
-struct Answer {
-    text: String,
-    tokens: Vec<TokenChoice>,
-    finish: Option<&'static str>,
-}
-
 /// Folds all events into one answer.
-async fn whole(loaded: &Loaded, head: &Head, mut events: Events, count: usize) -> Result<Response<Body>, Problem> {
-    let mut answers = vec![Answer::default(); count];
+async fn whole(loaded: &Loaded, head: &Head, mut events: Events, mut voices: Vec<Voice>) -> Result<Response<Body>, Problem> {
+    let mut tokens: Vec<Vec<TokenChoice>> = voices.iter().map(|_| Vec::new()).collect();
+    let mut finishes: Vec<Option<&'static str>> = vec![None; voices.len()];
     let mut usage = Usage::default();
     while let Some((index, event)) = events.next().await {
-        let Some(answer) = answers.get_mut(index) else { continue };
+        let Some(voice) = voices.get_mut(index) else { continue };
         match event {
             Event::Started { prompt_tokens, cached_tokens } => started(&mut usage, prompt_tokens, cached_tokens),
-            Event::Text { text, mut tokens } => {
-                answer.text.push_str(&text);
-                answer.tokens.append(&mut tokens);
+            Event::Text { text, tokens: mut more } => {
+                voice.say(&text);
+                tokens[index].append(&mut more);
             }
             Event::Ended { how, completion_tokens } => {
                 usage.completion += u64::from(completion_tokens);
-                answer.finish = Some(finish(how));
+                voice.end();
+                finishes[index] = Some(voice.finish(how));
             }
             Event::Failed { why } => return Err(Problem::engine(&why)),
         }
     }
-    if answers.iter().any(|answer| answer.finish.is_none()) {
+    if finishes.contains(&None) {
         return Err(Problem::engine_gone());
     }
-    let choices: Vec<Value> = answers
-        .iter()
-        .enumerate()
-        .map(|(index, answer)| {
-            json!({
-                "index": index,
-                "message": { "role": "assistant", "content": answer.text, "refusal": null },
-                "logprobs": logprobs(loaded.engine.model(), &answer.tokens),
-                "finish_reason": answer.finish,
-            })
+    let choice = |(index, voice): (usize, &Voice)| {
+        json!({
+            "index": index,
+            "message": voice.message(),
+            "logprobs": logprobs(loaded.engine.model(), &tokens[index]),
+            "finish_reason": finishes[index],
         })
-        .collect();
+    };
+    let choices: Vec<Value> = voices.iter().enumerate().map(choice).collect();
     Ok(json_response(StatusCode::OK, head.whole(&Value::Array(choices), usage)))
 }

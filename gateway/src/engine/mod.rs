@@ -3,6 +3,7 @@
 mod chat;
 mod metrics;
 mod respond;
+mod voice;
 mod wire;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -16,8 +17,8 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
-use spectra_backends::chat::{Format, View};
-use spectra_backends::llama::{Constraint, Engine, Form, Grammars, LoadError, Prompt, PromptError, Settings};
+use spectra_backends::chat::{BadRequest, Format, Tool, ToolChoice, View};
+use spectra_backends::llama::{Constraint, Engine, Form, Grammars, LoadError, Prompt, PromptError, Settings, Style, Unsupported, grammar};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 
@@ -85,14 +86,55 @@ impl Loaded {
     /// The tokens of a chat, and for each choice what holds its answer to the requested form.
     fn prepare(&self, view: &View) -> Result<(Vec<i32>, Vec<Constraint>), Problem> {
         let tokens = self.prompt_tokens(view)?;
-        let form = match &view.format {
-            Format::Text => return Ok((tokens, Vec::new())),
-            Format::JsonObject => Form::Object,
-            Format::JsonSchema { schema: None, .. } => Form::Schema("{}".into()),
-            Format::JsonSchema { schema: Some(schema), .. } => Form::Schema(Arc::clone(schema)),
+        let Some(forms) = self.forms(view)? else { return Ok((tokens, Vec::new())) };
+        // The first form that can be enforced: all of it, or all but what no grammar can say.
+        let compiled = |form: &Form| self.grammars.compile(form);
+        let mut result = compiled(&forms[0]);
+        let mut chosen = &forms[0];
+        for form in &forms[1..] {
+            if result.is_ok() {
+                break;
+            }
+            chosen = form;
+            result = compiled(form);
+        }
+        let first = result.map_err(|error| Problem::unsupported(&error))?;
+        let more = (1..view.n.max(1)).map(|_| compiled(chosen).map_err(|error| Problem::unsupported(&error)));
+        let constraints = std::iter::once(Ok(first)).chain(more).collect::<Result<_, _>>()?;
+        Ok((tokens, constraints))
+    }
+
+    /// What the answer must be, best first; `None`: anything.
+    fn forms(&self, view: &View) -> Result<Option<Vec<Form>>, Problem> {
+        if voice::calls_tools(view) && matches!(view.tool_choice, ToolChoice::Required | ToolChoice::Named(_)) {
+            return self.call_forms(view).map(Some);
+        }
+        Ok(match &view.format {
+            Format::Text => None,
+            Format::JsonObject => Some(vec![Form::Object]),
+            Format::JsonSchema { schema, .. } => Some(vec![Form::Schema(schema.clone().unwrap_or_else(|| "{}".into()))]),
+        })
+    }
+
+    fn call_forms(&self, view: &View) -> Result<Vec<Form>, Problem> {
+        let wanted = |tool: &&Tool| !matches!(&view.tool_choice, ToolChoice::Named(name) if *name != tool.name);
+        let tools: Vec<&Tool> = view.tools.iter().filter(wanted).collect();
+        if tools.is_empty() {
+            let message = "Invalid value for 'tool_choice': no tool of that name is in 'tools'.";
+            return Err(Problem::bad_request(&BadRequest::new("invalid_value", "tool_choice".to_owned(), message)));
+        }
+        let style = self.prompt.as_ref().map_or(Style::Tagged, Prompt::style);
+        let many = view.tool_choice == ToolChoice::Required && view.parallel_tool_calls != Some(false);
+        let opening = match style {
+            Style::Listed => self.engine.model().control_named("[TOOL_CALLS]"),
+            Style::Tagged => self.engine.model().control_named("<tool_call>"),
+            Style::Bare => None,
         };
-        let compile = |_| self.grammars.compile(&form).map_err(|error| Problem::unsupported(&error));
-        Ok((tokens, (0..view.n.max(1)).map(compile).collect::<Result<_, _>>()?))
+        let form = |lenient| {
+            let text = grammar(style, &tools, many, opening, lenient).map_err(|why| Problem::unsupported(&Unsupported(why)))?;
+            Ok(Form::Grammar(text.into()))
+        };
+        Ok(vec![form(false)?, form(true)?])
     }
 
     fn prompt_tokens(&self, view: &View) -> Result<Vec<i32>, Problem> {

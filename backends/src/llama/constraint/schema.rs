@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{MOST_SCHEMA_BYTES, MOST_SCHEMA_DEPTH};
 
 /// Reads a schema's text within the bounds.
-pub(super) fn read(text: &str) -> Result<Value, String> {
+pub(in crate::llama) fn read(text: &str) -> Result<Value, String> {
     if text.len() > MOST_SCHEMA_BYTES {
         return Err(format!("the schema is {} bytes long; at most {MOST_SCHEMA_BYTES} are read", text.len()));
     }
@@ -26,7 +26,7 @@ pub(super) fn object() -> Value {
 }
 
 /// The schema with llguidance's options in it. White space is fixed: free white space lets a model write it for ever.
-pub(super) fn options(mut schema: Value, lenient: bool) -> Value {
+pub(in crate::llama) fn options(mut schema: Value, lenient: bool) -> Value {
     if let Some(fields) = schema.as_object_mut() {
         let options = json!({ "whitespace_flexible": false, "item_separator": ", ", "key_separator": ": ", "lenient": lenient });
         fields.insert("x-guidance".into(), options);

@@ -90,3 +90,41 @@ fn the_same_schema_is_compiled_once() {
     }
     assert_eq!(grammars.kept.lock().len(), KEPT);
 }
+
+#[test]
+fn forced_calls_are_calls() {
+    use crate::chat::Tool;
+    use crate::llama::{Style, grammar};
+    let tool = |name: &str, parameters: Option<&str>| Tool {
+        name: name.into(),
+        description: None,
+        parameters: parameters.map(Arc::from),
+        strict: false,
+    };
+    let first = tool(
+        "get\"it",
+        Some(
+            r##"{"properties":{"a":{"$ref":"#/$defs/n"}},"required":["a"],"$defs":{"n":{"type":"integer"}},"additionalProperties":false}"##,
+        ),
+    );
+    let second = tool("g", None);
+    let tools = [&first, &second];
+    let grammars = grammars();
+    let check = |style, many, text: &str, expected: bool| {
+        let form = Form::Grammar(grammar(style, &tools, many, None, false).unwrap().into());
+        assert_eq!(writes(&grammars, &form, text), expected, "{text}");
+    };
+    let one = r#"<tool_call>
+{"name": "get\"it", "arguments": {"a": 1}}
+</tool_call>"#;
+    let two = "<tool_call>\n{\"name\": \"g\", \"arguments\": {}}\n</tool_call>";
+    check(Style::Tagged, false, one, true);
+    check(Style::Tagged, false, two, true);
+    check(Style::Tagged, false, &format!("{one}\n{two}"), false);
+    check(Style::Tagged, true, &format!("{one}\n{two}"), true);
+    check(Style::Tagged, true, "It is five.", false);
+    check(Style::Tagged, true, &one.replace(": 1", ": \"1\""), false);
+    check(Style::Listed, true, r#"[TOOL_CALLS] [{"name": "g", "arguments": {}}, {"name": "get\"it", "arguments": {"a": 2}}]"#, true);
+    check(Style::Bare, false, r#"{"name": "g", "parameters": {}}"#, true);
+    check(Style::Bare, false, r#"{"name": "h", "parameters": {}}"#, false);
+}

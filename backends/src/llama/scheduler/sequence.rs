@@ -28,6 +28,7 @@ pub(crate) struct Sequence {
     /// Tokens whose text is held back, where log probabilities were asked for.
     untold: Vec<TokenChoice>,
     wants_logprobs: bool,
+    tells_controls: bool,
     pub outbox: Outbox,
     pub ended: bool,
     /// Of this step: tokens in the batch, and where the last one's logits will be.
@@ -86,6 +87,7 @@ impl Sequence {
             done: cached,
             prompt,
             limit: job.max_tokens.map_or(most, |asked| most.min(asked as usize)),
+            tells_controls: job.tells_controls,
             wants_logprobs: job.sampling.logprobs.is_some(),
             sampler: Sampler::new(job.sampling, &job.prompt),
             constraint: job.constraint,
@@ -162,7 +164,8 @@ impl Sequence {
         if self.wants_logprobs {
             self.untold.push(choice);
         }
-        match self.text.push(model.piece(token)) {
+        let piece = if self.tells_controls && model.piece(token).is_empty() { model.control(token) } else { model.piece(token) };
+        match self.text.push(piece) {
             Added::Stopped(text) => {
                 self.tell(text);
                 self.finish(Ended::Stop);
