@@ -136,7 +136,9 @@ impl Build<'_> {
     /// By class: a template where one fits and the class allows it, else the model, else a template in its place.
     async fn make(&self, file: &File, finished: &Texts, faults: &[Flaw], template_first: bool) -> anyhow::Result<Made> {
         let rendered = self.set.render(self.plan, file, finished)?;
-        if let Some(text) = rendered.as_ref().filter(|_| template_first && file.priority != Priority::Critical)
+        let no_model = self.config.limits.attempts_per_file == 0;
+        let by_template = no_model || (template_first && file.priority != Priority::Critical);
+        if let Some(text) = rendered.as_ref().filter(|_| by_template)
             && check::file(self.plan, file, text, finished, self.compiler).await.is_ok()
         {
             let entry = Entry::new(Source::Template);

@@ -77,6 +77,9 @@ struct BuildArgs {
     /// Take the template set's plan; ask the model for files only.
     #[arg(long, conflicts_with = "plan")]
     plan_by_template: bool,
+    /// Ask no model at all: the template set's plan and files.
+    #[arg(long)]
+    no_model: bool,
     /// Print the plan and stop.
     #[arg(long)]
     plan_only: bool,
@@ -202,6 +205,9 @@ fn settings(args: &BuildArgs) -> anyhow::Result<Config> {
     }
     let limits = &mut config.limits;
     limits.attempts_per_file = args.attempts.unwrap_or(limits.attempts_per_file);
+    if args.no_model {
+        limits.attempts_per_file = 0;
+    }
     limits.calls = args.calls.unwrap_or(limits.calls);
     limits.answer_tokens = args.answer_tokens.unwrap_or(limits.answer_tokens);
     limits.concurrency = args.concurrency.unwrap_or(limits.concurrency).max(1);
@@ -263,7 +269,7 @@ async fn choose_plan(
     if let Some(plan) = folder.stored_plan()?.filter(|_| !args.replan && folder.manifest.request == request) {
         return Ok((plan, "earlier run"));
     }
-    if args.plan_by_template {
+    if args.plan_by_template || args.no_model {
         return Ok((set.default_plan(name, request), "template"));
     }
     match generate::plan(request, name, set, upstream, view, budget).await? {

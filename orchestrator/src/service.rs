@@ -84,6 +84,7 @@ struct Trial {
     folder: tempfile::TempDir,
     environment: PathBuf,
     entry: Option<String>,
+    name: String,
     port: u16,
 }
 
@@ -97,11 +98,16 @@ impl Trial {
             std::fs::write(full, text)?;
         }
         let own = folder.path().join("environment");
-        let trial =
-            Self { environment: environment.map_or(own, Path::to_owned), entry: Facts::of(plan, texts).entry, port: free_port()?, folder };
+        let trial = Self {
+            environment: environment.map_or(own, Path::to_owned),
+            entry: Facts::of(plan, texts).entry,
+            name: plan.service_name.clone(),
+            port: free_port()?,
+            folder,
+        };
         if environment.is_none() {
             for step in how.environment.iter().chain(&how.prepare) {
-                let output = trial.run(step, PREPARE).await?;
+                let output = trial.run(step, PREPARE, Who::Installer).await?;
                 anyhow::ensure!(output.status.success(), "{} failed: {}", step.join(" "), tail(&output));
             }
         }
@@ -127,7 +133,7 @@ impl Trial {
 
     /// Starts, waits for health, reads the description, stops.
     async fn serve(&self, plan: &Plan, how: &Service) -> anyhow::Result<Option<Result<(), String>>> {
-        let mut child = self.command(&how.start)?.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+        let mut child = self.command(&how.start, Who::Generated)?.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
         let http = reqwest::Client::builder().timeout(Duration::from_secs(5)).build()?;
         let base = format!("http://127.0.0.1:{}", self.port);
         let until = Instant::now() + START;
@@ -153,47 +159,71 @@ impl Trial {
     }
 
     async fn tests(&self, command: &[String]) -> Result<String, String> {
-        let output = self.run(command, TESTS).await.map_err(|err| format!("{err:#}"))?;
+        let output = self.run(command, TESTS, Who::Generated).await.map_err(|err| format!("{err:#}"))?;
         let said = tail(&output);
-        let last = said.lines().last().unwrap_or("").trim().to_owned();
-        if output.status.success() { Ok(last) } else { Err(said) }
+        // pytest's `8 passed in 1.2s`, node's `# pass 2`, cargo's `test result: ok. 2 passed`.
+        let count = said.lines().rev().find(|line| line.contains("passed") || line.contains("# pass"));
+        let count = count.or(said.lines().last()).unwrap_or("").trim().to_owned();
+        if output.status.success() { Ok(count) } else { Err(said) }
     }
 
-    async fn run(&self, command: &[String], limit: Duration) -> anyhow::Result<Output> {
-        let child = self.command(command)?.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    async fn run(&self, command: &[String], limit: Duration, who: Who) -> anyhow::Result<Output> {
+        let child = self.command(command, who)?.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let child = child.with_context(|| format!("cannot run {}", command.join(" ")))?;
         let output = timeout(limit, child.wait_with_output()).await;
         Ok(output.with_context(|| format!("{} takes more than {limit:?}", command.join(" ")))??)
     }
 
-    /// In the copy, with a clean environment: what package installers need, and no keys.
-    fn command(&self, words: &[String]) -> anyhow::Result<Command> {
+    /// In the copy, with a clean environment. Installers get what they need to reach their registries; generated
+    /// code gets a home of its own, and neither gets our keys.
+    fn command(&self, words: &[String], who: Who) -> anyhow::Result<Command> {
         let fill = |word: &String| {
             word.replace("{env}", &self.environment.to_string_lossy())
                 .replace("{port}", &self.port.to_string())
                 .replace("{entry}", self.entry.as_deref().unwrap_or(""))
+                .replace("{name}", &self.name)
         };
         let mut words = words.iter().map(fill);
-        let mut command = Command::new(words.next().context("an empty command in the template set")?);
-        command.args(words).current_dir(self.folder.path().join("service")).kill_on_drop(true).stdin(Stdio::null());
-        command.env_clear().env("HOME", self.folder.path()).env("PORT", self.port.to_string());
-        command.env("PYTHONDONTWRITEBYTECODE", "1");
-        for (name, value) in std::env::vars_os() {
-            let known = name.to_string_lossy().to_lowercase();
-            let wanted = matches!(known.as_str(), "path" | "lang" | "tmpdir" | "cargo_home" | "rustup_home")
-                || ["pip_", "npm_config_", "ssl_cert_", "node_extra_ca"].iter().any(|start| known.starts_with(start))
-                || known.ends_with("_proxy");
-            if wanted {
-                command.env(name, value);
+        let program = words.next().context("an empty command in the template set")?;
+        let code = self.folder.path().join("service");
+        // A relative program is one that was built in the copy.
+        let program = if program.contains('/') { code.join(program) } else { program.into() };
+        let mut command = Command::new(program);
+        command.args(words).current_dir(code).kill_on_drop(true).stdin(Stdio::null()).env_clear();
+        command.env("PORT", self.port.to_string()).env("PYTHONDONTWRITEBYTECODE", "1");
+        command.envs(std::env::vars_os().filter(|(name, _)| who.sees(&name.to_string_lossy().to_lowercase())));
+        if who == Who::Generated {
+            command.env("HOME", self.folder.path());
+        }
+        // Cargo and rustup look for their own folders in the home we have just taken away.
+        for (variable, folder) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
+            if let (None, Some(home)) = (std::env::var_os(variable), std::env::home_dir()) {
+                command.env(variable, home.join(folder));
             }
         }
         Ok(command)
     }
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Who {
+    Installer,
+    Generated,
+}
+
+impl Who {
+    /// Whether a variable of ours, in lower case, is passed on.
+    fn sees(self, variable: &str) -> bool {
+        let all = matches!(variable, "path" | "lang" | "tmpdir" | "cargo_home" | "rustup_home");
+        let starts = ["pip_", "npm_config_", "ssl_cert_", "node_extra_ca", "cargo_http_", "cargo_net_"];
+        let installer = variable == "home" || variable.ends_with("_proxy") || starts.iter().any(|start| variable.starts_with(start));
+        all || (self == Who::Installer && installer)
+    }
+}
+
 fn is_test(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or(path);
-    name.starts_with("test_") || name.contains(".test.") || path.starts_with("tests/") && name.ends_with(".rs")
+    name.starts_with("test_") || name.contains(".test.") || name == "tests.rs" || path.starts_with("tests/") && name.ends_with(".rs")
 }
 
 /// The OpenAPI document has every planned endpoint; parameter names are the writer's choice.

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Serde, Value};
-use minijinja::{Environment, UndefinedBehavior};
+use minijinja::{AutoEscape, Environment, UndefinedBehavior};
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -258,6 +258,8 @@ impl Set {
         let mut syntax = SyntaxConfig::builder();
         syntax.trim_blocks(true).lstrip_blocks(true).keep_trailing_newline(true);
         environment.set_syntax(syntax.build()?);
+        // Escaping by file name would quote names inside YAML and JSON; templates write the quotes themselves.
+        environment.set_auto_escape_callback(|_| AutoEscape::None);
         environment.add_filter("snake", |name: String| snake(&name));
         environment.add_filter("plural", |name: String| plural(&name));
         environment.add_filter("module", |path: String| path.trim_end_matches(".py").replace('/', "."));

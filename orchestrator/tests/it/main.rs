@@ -7,3 +7,5 @@ mod killed;
 mod simulated;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod templates;
