@@ -123,7 +123,8 @@ pub fn read_file(path: &str, answer: &str) -> Result<String, Flaw> {
         return Err(Flaw::Cut);
     }
     lines.pop();
-    Ok(format!("{}\n", lines.join("\n").trim_matches('\n').trim_end()))
+    let text = lines.join("\n").trim_matches('\n').trim_end().to_owned();
+    Ok(if text.is_empty() { text } else { text + "\n" })
 }
 
 /// The inside of the only fence.

@@ -27,6 +27,9 @@ pub const DEFAULT_SET: &str = "fastapi";
 pub struct Set {
     pub name: String,
     words: Vec<String>,
+    hints: Vec<String>,
+    /// The set this one extends: what speaks for that one speaks for this one, too.
+    base: Option<Box<Set>>,
     /// What a service of this set answers to when the request names no endpoints.
     endpoints: Vec<String>,
     files: Vec<Rule>,
@@ -43,6 +46,9 @@ struct Manual {
     /// Words in a request that choose this set.
     #[serde(default)]
     words: Vec<String>,
+    /// Words that only decide where no set's `words` do: a language is often the subject, not the tool.
+    #[serde(default)]
+    hints: Vec<String>,
     #[serde(default)]
     endpoints: Vec<String>,
     #[serde(default)]
@@ -164,12 +170,16 @@ impl Set {
             .get("template.toml")
             .with_context(|| format!("there is no template set {name:?}; there are: {}", names(folders).join(", ")))?;
         let manual: Manual = toml::from_str(manual).with_context(|| format!("in template set {name:?}"))?;
+        let base = manual.extends.as_ref().filter(|base| *base != name).map(|base| Self::load(base, folders));
+        let base = base.transpose()?.map(Box::new);
         let mut set = match &manual.extends {
             Some(base) if base == name => bail!("template set {name:?} extends itself"),
             Some(base) => Self::load(base, folders)?,
             None => Self {
                 name: String::new(),
                 words: Vec::new(),
+                hints: Vec::new(),
+                base: None,
                 endpoints: Vec::new(),
                 files: Vec::new(),
                 service: Service::default(),
@@ -178,6 +188,8 @@ impl Set {
         };
         name.clone_into(&mut set.name);
         set.words = manual.words;
+        set.hints = manual.hints;
+        set.base = base;
         set.endpoints = manual.endpoints;
         set.sources.extend(sources);
         set.files.retain(|rule| manual.file.iter().all(|own| own.path != rule.path));
@@ -197,16 +209,24 @@ impl Set {
     /// A set that does not hold together.
     pub fn choose(request: &str, folders: &[std::path::PathBuf]) -> anyhow::Result<Self> {
         let request = request.to_lowercase();
-        let said = |word: &str| request.split(|c: char| !c.is_alphanumeric()).filter(|known| *known == word).count();
+        let words: Vec<&str> = request.split(|c: char| !c.is_alphanumeric()).collect();
         let mut best = (0, Self::load(DEFAULT_SET, folders)?);
         for name in names(folders) {
             let set = Self::load(&name, folders)?;
-            let score = set.words.iter().map(|word| said(word)).sum();
+            let score = set.score(&words);
             if score > best.0 {
                 best = (score, set);
             }
         }
         Ok(best.1)
+    }
+
+    /// How much a request's words speak for this set: any of its `words` outweighs all hints.
+    fn score(&self, words: &[&str]) -> usize {
+        let count = |known: &[String]| words.iter().filter(|word| known.iter().any(|known| known == *word)).count();
+        let own = 1000 * count(&self.words) + count(&self.hints).min(999);
+        let base = self.base.as_ref().filter(|_| own > 0).map_or(0, |base| base.score(words));
+        own + base
     }
 
     /// A plan without a model: the set's files, the endpoints the request names, one CRUD part per entity.
@@ -403,4 +423,40 @@ pub fn names(folders: &[std::path::PathBuf]) -> Vec<String> {
     names.extend(EMBEDDED.iter().filter_map(|(path, _)| path.strip_suffix("/template.toml")).map(str::to_owned));
     names.dedup();
     names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_request_chooses_the_set() {
+        let check = |request: &str, name: &str| assert_eq!(Set::choose(request, &[]).unwrap().name, name, "{request}");
+        check("Create a simple hello-world Python service", "fastapi");
+        check("Build something", "fastapi");
+        check("Build a FastAPI calculator", "calculator");
+        check("a FastAPI service that compiles TypeScript, TypeScript and Rust", "fastapi");
+        check("an API in TypeScript", "express");
+        check("Build an Express API", "express");
+        check("Build an Axum service for Python packages", "axum");
+    }
+
+    #[test]
+    fn globs_stay_inside_a_folder() {
+        let check = |glob: &str, path: &str, want: bool| assert_eq!(glob_matches(glob, path), want, "{glob} {path}");
+        check("*/__init__.py", "app/__init__.py", true);
+        check("*/__init__.py", "app/routers/__init__.py", false);
+        check("app/*/__init__.py", "app/routers/__init__.py", true);
+        check("main.py", "main.py", true);
+        check(".github/workflows/*.yml", ".github/workflows/ci.yml", true);
+    }
+
+    #[test]
+    fn names_become_paths() {
+        let check = |name: &str, path: &str| assert_eq!(plural(&snake(name)), path);
+        check("OrderItem", "order_items");
+        check("Category", "categories");
+        check("Box", "boxes");
+        check("Day", "days");
+    }
 }

@@ -2,6 +2,7 @@
 
 pub mod author;
 pub mod faults;
+pub mod spectra;
 pub mod upstream;
 
 use std::path::Path;
