@@ -1,5 +1,7 @@
 //! The corpora of answers, held against the bars that verification and repair must meet.
 
+#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test says what it saw and fails by panic")]
+
 use std::path::{Path, PathBuf};
 
 use spectra_router::verify::Settings;
@@ -62,6 +64,8 @@ fn schemas(table: &Table) {
     check(table, "schema", 100.0, 0.0);
 }
 
+type Bar = fn(&Table);
+
 fn own(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
 }
@@ -91,7 +95,7 @@ fn file_rows() {
 fn whole_corpora() {
     let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
     let folder = std::env::var_os("SPECTRA_DATA").map_or(beside, PathBuf::from).join("reliability");
-    let checks: [(&str, fn(&Table)); 5] = [
+    let checks: [(&str, Bar); 5] = [
         ("malformed/malformed_json.dev.jsonl", malformed),
         ("malformed/json_validity.jsonl", validity),
         ("semantic/semantic_outputs.dev.jsonl", semantic),

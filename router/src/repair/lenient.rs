@@ -328,6 +328,8 @@ impl<'a> Mender<'a> {
         let length = rest.find(|c: char| !(c.is_ascii_alphanumeric() || "+-._".contains(c))).unwrap_or(rest.len());
         let token = &rest[..length];
         match number(token) {
+            // A number that ends with the text may have had more digits; one that is malformed for it surely had.
+            Some(spelled) if spelled != token && length == rest.len() => Err(Stop::Cut { at: self.at }),
             Some(spelled) => {
                 if spelled != token {
                     self.stage(Stage::Numbers);

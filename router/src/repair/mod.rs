@@ -184,6 +184,10 @@ pub fn json(text: &str, given: &Given<'_>) -> Repaired {
 fn finished(text: String, mut stages: Vec<Stage>) -> Repaired {
     stages.sort_unstable();
     stages.dedup();
+    if stages.is_empty() {
+        // Only blanks that JSON does not know were around it.
+        stages.push(Stage::OddBlanks);
+    }
     match Scan::whole(&text) {
         Ok(()) => Repaired::Mended { text, stages },
         Err((at, why)) => Repaired::Declined { at, why: Why::Ambiguous(why) },

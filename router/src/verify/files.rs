@@ -49,10 +49,10 @@ pub(super) fn judge(value: &Value, settings: &Settings) -> Result<(), Flaw> {
 /// # Errors
 /// As [`judge`].
 pub(super) fn judge_file(path: &str, content: &str, settings: &Settings) -> Result<(), Flaw> {
-    if settings.placeholder {
-        if let Some(why) = placeholder::of_file(path, content) {
-            return Err(Flaw::Placeholder { at: path.to_owned(), why });
-        }
+    if settings.placeholder
+        && let Some(why) = placeholder::of_file(path, content)
+    {
+        return Err(Flaw::Placeholder { at: path.to_owned(), why });
     }
     if settings.code
         && let Some(language) = Language::of_path(path).filter(|_| !has_comments_by_habit(path))
@@ -130,10 +130,12 @@ pub(super) fn judge_fences(fences: &[Fence<'_>], by_length: bool) -> Result<(), 
         let Some(language) = Language::of_label(fence.label).filter(|language| language.is_program() || *language == Language::Json) else {
             continue;
         };
-        if (!fence.closed && by_length) || is_excerpt(fence.code) || fence.code.lines().count() < 3 {
+        // Lines that documentation of Rust hides.
+        let hidden = language == Language::Rust && fence.code.lines().any(|line| line.trim_start().starts_with("# "));
+        if (!fence.closed && by_length) || hidden || is_excerpt(fence.code) || fence.code.lines().count() < 3 {
             continue;
         }
-        if let Some(fault) = fragment_fault(language, fence.code) {
+        if let Some(fault) = fragment_fault(language, fence.code).filter(|fault| !fault.why.starts_with("missing")) {
             return Err(Flaw::BadCode { language: language.as_str(), line: fence.line + fault.line - 1, why: fault.why });
         }
     }

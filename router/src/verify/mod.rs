@@ -10,6 +10,7 @@ mod files;
 pub mod json;
 mod placeholder;
 pub mod schema;
+mod sql;
 mod text;
 mod tools;
 mod verifier;

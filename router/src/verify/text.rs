@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn finds_loops_and_spares_the_rest() {
-        let looping = format!("Start. {}", "I do not know what to say. ".repeat(300));
+        let looping = format!("Start. {}", "I do not know what to say. ".repeat(400));
         assert!(loop_at_end(looping.as_bytes(), usize::MAX).is_some_and(|found| found.is_hopeless() && found.period == 27));
         assert!(loop_at_end(("x".repeat(50) + "\n").repeat(3).as_bytes(), usize::MAX).is_none_or(|found| !found.is_hopeless()));
         let table: String = (0..400).map(|n| format!("| row {n} | value |\n")).collect();

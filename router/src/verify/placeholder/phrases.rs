@@ -91,62 +91,30 @@ pub(super) fn promises(comment: &str) -> bool {
 
 /// A whole file that is one of the words models put where a file should be.
 pub(super) fn is_junk(name: &str, trimmed: &str) -> Option<&'static str> {
-    const WORDS: [&str; 34] = [
-        "null",
-        "none",
-        "undefined",
-        "nil",
-        "nan",
-        "n/a",
-        "na",
-        "content",
-        "contents",
-        "file content",
-        "file contents",
-        "code",
-        "source",
-        "source code",
-        "text",
-        "string",
-        "todo",
-        "tbd",
-        "fixme",
-        "placeholder",
-        "empty",
-        "pass",
-        "...",
-        "…",
-        "true",
-        "false",
-        "0",
-        "see above",
-        "same",
-        "same as above",
-        "unchanged",
-        "full content",
-        "file",
-        "omitted",
-    ];
     if trimmed.len() > 400 {
         return None;
     }
     let lower = trimmed.to_lowercase();
     let bare = lower.trim_matches(|c: char| c.is_whitespace() || "\"'`.<>[](){}*_#/-!…".contains(c));
     let ends_in = |ending: &str| std::path::Path::new(name).extension().is_some_and(|found| found.eq_ignore_ascii_case(ending));
-    if ["json", "lock", "version", "ini", "cfg"].iter().any(|ending| ends_in(ending)) && !WORDS[..22].contains(&bare) {
+    if ["json", "lock", "version", "ini", "cfg"].iter().any(|ending| ends_in(ending)) && !is_among(WORDS, bare) {
         return None;
     }
     if name.to_ascii_uppercase().starts_with("VERSION") || (bare.is_empty() && !trimmed.contains("...") && !trimmed.contains('…')) {
         return None;
     }
-    if bare.is_empty() || WORDS.contains(&bare) {
+    if bare.is_empty() || is_among(WORDS, bare) || is_among(MORE_WORDS, bare) {
         return Some("one word instead of content");
     }
     let single = !trimmed.contains('\n');
     let stem = name.to_lowercase();
     let of_name = |text: &str| {
         let rest = text.replace(&stem, "");
-        rest.len() < text.len() && rest.split_whitespace().all(|word| FILLERS.contains(&word.trim_matches(|c: char| !c.is_alphanumeric())))
+        rest.len() < text.len()
+            && rest
+                .split_whitespace()
+                .map(|word| word.trim_matches(|c: char| !c.is_alphanumeric()))
+                .all(|word| word.is_empty() || is_among(FILLERS, word))
     };
     let boxed = ["<>", "[]", "()", "{}"].iter().any(|pair| trimmed.starts_with(&pair[..1]) && trimmed.ends_with(&pair[1..]));
     let words_only = |text: &str| text.chars().all(|c| c.is_alphanumeric() || " ._/'-,".contains(c));
@@ -169,36 +137,20 @@ pub(super) fn is_junk(name: &str, trimmed: &str) -> Option<&'static str> {
     None
 }
 
+/// Words that stand for a file of any kind, even one of data.
+const WORDS: &str = "null|none|undefined|nil|nan|n/a|na|content|contents|file content|file contents|code|source|source code|text|\
+    string|todo|tbd|fixme|placeholder|empty|pass";
+
+/// Further words that stand for a file of text.
+const MORE_WORDS: &str = "...|…|true|false|0|see above|same|same as above|unchanged|full content|file|omitted";
+
 /// Words that say "the content of" and nothing else.
-const FILLERS: [&str; 27] = [
-    "",
-    "content",
-    "contents",
-    "code",
-    "source",
-    "file",
-    "of",
-    "for",
-    "the",
-    "here",
-    "goes",
-    "in",
-    "this",
-    "is",
-    "placeholder",
-    "text",
-    "full",
-    "complete",
-    "implementation",
-    "insert",
-    "your",
-    "and",
-    "from",
-    "a",
-    "python",
-    "app",
-    "see",
-];
+const FILLERS: &str = "content|contents|code|source|file|of|for|the|here|goes|in|this|is|placeholder|text|full|complete|\
+    implementation|insert|your|and|from|a|python|app|see";
+
+fn is_among(list: &str, word: &str) -> bool {
+    list.split('|').any(|known| known == word)
+}
 
 fn has_comment_mark(text: &str) -> bool {
     text.starts_with('#') || text.starts_with("//") || text.starts_with("/*") || text.starts_with("--") || text.starts_with("<!--")

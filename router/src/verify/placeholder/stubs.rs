@@ -202,7 +202,7 @@ fn stub(language: Language, body: Node<'_>, code: &str) -> Option<Stub> {
     // Comments may trail the block that they belong to.
     let line_end = code[body.end_byte()..].find('\n').map_or(code.len(), |end| body.end_byte() + end);
     for source in [text, &code[body.end_byte()..line_end]] {
-        promise |= comments_in(source).any(|comment| phrases::promises(comment));
+        promise |= comments_in(source).any(phrases::promises);
     }
     // A comment directly before a Python block is not inside it.
     if let Some(before) = body.prev_named_sibling().filter(|before| is_comment(*before)) {
@@ -236,6 +236,10 @@ enum Worth {
     Something,
 }
 
+/// Answers that need no work, in lower case.
+const CONSTANTS: &str = "[]|{}|\"\"|''|0|1|0.0|false|true|none|null|nil|dict()|list()|ok(())|vec![]|vec::new()|string::new()|\
+    default::default()|-1|new arraylist<>()|list.of()|nil, nil|undefined|collections.emptylist()|()|set()";
+
 fn worth(language: Language, statement: Node<'_>, text: &str, first: bool) -> Worth {
     let lower = text.to_ascii_lowercase();
     let says = |words: &[&str]| words.iter().any(|word| lower.contains(word)) && text.contains(['"', '\'', '`']);
@@ -262,11 +266,7 @@ fn worth(language: Language, statement: Node<'_>, text: &str, first: bool) -> Wo
                 return Worth::Nothing;
             }
         }
-        Language::Rust => {
-            if text.starts_with("todo!") || text.starts_with("unimplemented!") {
-                return Worth::Confession;
-            }
-        }
+        Language::Rust if text.starts_with("todo!") || text.starts_with("unimplemented!") => return Worth::Confession,
         _ if text == "return" || text == "return null" || text == "return undefined" => return Worth::Trivial,
         _ => {}
     }
@@ -275,36 +275,9 @@ fn worth(language: Language, statement: Node<'_>, text: &str, first: bool) -> Wo
         return Worth::Confession;
     }
     let constant = lower.strip_prefix("return ").unwrap_or(if language == Language::Rust { &lower } else { "" });
-    let constants = [
-        "[]",
-        "{}",
-        "\"\"",
-        "''",
-        "0",
-        "1",
-        "0.0",
-        "false",
-        "true",
-        "none",
-        "null",
-        "nil",
-        "dict()",
-        "list()",
-        "ok(())",
-        "vec![]",
-        "vec::new()",
-        "string::new()",
-        "default::default()",
-        "-1",
-        "new arraylist<>()",
-        "list.of()",
-        "nil, nil",
-        "undefined",
-        "collections.emptylist()",
-        "()",
-        "set()",
-    ];
-    if constants.contains(&constant) || (constant.starts_with(['{', '"', '[']) && constant.len() < 60 && text.starts_with("return")) {
+    if CONSTANTS.split('|').any(|known| known == constant)
+        || (constant.starts_with(['{', '"', '[']) && constant.len() < 60 && text.starts_with("return"))
+    {
         return Worth::Trivial;
     }
     Worth::Something
