@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use spectra_backends::chunk::{Finish, Usage};
-use spectra_backends::{Ask, BackendError, ChatRequest, Chunk, Continuation, Fleet, Phase, Reply};
-use tokio::time::{Instant, sleep, timeout_at};
+use spectra_backends::{BackendError, ChatRequest, Chunk, Continuation, Fleet, Reply};
+use tokio::time::{Instant, sleep};
 
 use crate::asking::{Before, continuation, joined, reask, roomier};
 use crate::compose::recompose;
@@ -13,6 +13,7 @@ use crate::decide::{Limits, Past, Seen, Step, next};
 use crate::draft::{Draft, Reading, rejudged};
 use crate::error::RouteError;
 use crate::flow::Flow;
+use crate::hedge::{Opening, Won, race};
 use crate::plan::{Held, Plan};
 use crate::trail::{Attempt, Trail, Verified, Why};
 use crate::verify::{Flaw, Hint, Judged, Verdict, next_ask_hint};
@@ -48,6 +49,7 @@ struct Whole {
 struct Question {
     backend: Arc<str>,
     index: usize,
+    rung: usize,
     began: Instant,
     why: Why,
 }
@@ -70,17 +72,17 @@ impl Climb {
                 Step::Deliver | Step::GiveUp => return self.give_up(),
                 Step::Ask { rung, why, hint, after } => {
                     sleep(after).await;
-                    let question = self.begin(rung, why);
-                    let seen = match self.attempt(&question, hint).await {
+                    let mut question = self.begin(rung, why);
+                    let seen = match self.attempt(&mut question, hint).await {
                         Came::Committed(answer) => {
-                            if rung > 0 {
+                            if question.rung > 0 {
                                 self.router.affinity.remember(&self.request, self.asked.session.as_deref());
                             }
                             return Ok(*answer);
                         }
                         Came::Seen(seen) => seen,
                     };
-                    self.past.push(Past { rung, why, seen });
+                    self.past.push(Past { rung: question.rung, why: question.why, seen });
                 }
             }
         }
@@ -116,15 +118,15 @@ impl Climb {
             account.attempts.push(attempt);
             account.attempts.len() - 1
         });
-        Question { backend, index, began: Instant::now(), why }
+        Question { backend, index, rung, began: Instant::now(), why }
     }
 
-    async fn attempt(&mut self, question: &Question, hint: Option<Hint>) -> Came {
+    async fn attempt(&mut self, question: &mut Question, hint: Option<Hint>) -> Came {
         let request = match self.worded(question, hint) {
             Ok(request) => request,
             Err(error) => return self.faulty(question, BackendError::Broken { what: error.message }),
         };
-        let reply = match ask(&self.router.fleet, question, request, &self.asked, self.plan.deadline).await {
+        let reply = match self.open(question, request).await {
             Ok(reply) => reply,
             Err(error) => return self.faulty(question, error),
         };
@@ -154,6 +156,40 @@ impl Climb {
                 )
             }
             Reading::Broken(error) => self.faulty(question, error),
+        }
+    }
+
+    /// Asks; where the route hedges and the backend is later than its own 95th percentile, the next rung too.
+    async fn open(&mut self, question: &mut Question, request: ChatRequest) -> Result<Reply, BackendError> {
+        let first = self.opening(question);
+        let may = self.plan.hedge && question.why == Why::First && self.plan.ladder.len() > 1 && self.plan.attempts > 1;
+        let late = if may { self.router.fleet.first_chunk_p95(&question.backend) } else { None };
+        let Some(late) = late else { return first.ask(request).await };
+        let mut hedge = None;
+        let won = race(&first, &request, late, || {
+            let question = hedge.insert(self.begin(question.rung + 1, Why::Hedge));
+            self.opening(question)
+        })
+        .await;
+        match (won, hedge) {
+            (Won::Second(reply), Some(hedge)) => {
+                // The slow one has had its attempt; its trail says that it was let go.
+                self.past.push(Past { rung: question.rung, why: question.why, seen: Seen::Fault { after: Duration::ZERO } });
+                *question = hedge;
+                Ok(reply)
+            }
+            (Won::Second(reply), None) => Ok(reply),
+            (Won::First(reply), _) => reply,
+        }
+    }
+
+    fn opening(&self, question: &Question) -> Opening {
+        Opening {
+            fleet: self.router.fleet.clone(),
+            backend: question.backend.clone(),
+            asked: self.asked.clone(),
+            began: question.began,
+            deadline: self.plan.deadline,
         }
     }
 
@@ -356,13 +392,6 @@ fn may_deliver(exhausted: spectra_config::Exhausted, flaw: &Flaw, wants_json: bo
             _ => !wants_json,
         },
     }
-}
-
-/// Asks within the request's deadline.
-async fn ask(fleet: &Fleet, question: &Question, request: ChatRequest, asked: &Asked, deadline: Instant) -> Result<Reply, BackendError> {
-    let ask = Ask { request, deadline, request_id: asked.request_id.clone(), traceparent: asked.traceparent.clone() };
-    let late = |_| BackendError::Timeout { phase: Phase::Total, after: question.began.elapsed() };
-    timeout_at(deadline, fleet.call(&question.backend, ask)).await.map_err(late)?
 }
 
 /// USD of one attempt; 0 where the model did not say what it used.

@@ -11,6 +11,7 @@ mod decide;
 mod draft;
 mod error;
 mod flow;
+mod hedge;
 mod plan;
 pub mod repair;
 pub mod score;
