@@ -53,6 +53,8 @@ pub struct Load {
     pub retry_after: Option<Duration>,
     /// 95th percentile of the time to the first chunk of recent streams; `None` with fewer than 20.
     pub first_chunk_p95: Option<Duration>,
+    /// How long a request that comes now will probably wait for a place, from how long places were held of late.
+    pub expected_wait: Duration,
 }
 
 impl Gate {
@@ -95,16 +97,20 @@ impl Gate {
     #[must_use]
     pub fn load(&self) -> Load {
         let now = Instant::now();
+        let (in_flight, queued) = (self.in_flight.load(Relaxed), self.queued.load(Relaxed));
+        let turns = if in_flight < self.concurrency { 0 } else { u64::from(queued) + 1 };
+        let expected_wait = Duration::from_micros(turns * self.held_us.load(Relaxed) / u64::from(self.concurrency));
         let breaker = self.breaker.lock();
         Load {
-            in_flight: self.in_flight.load(Relaxed),
-            queued: self.queued.load(Relaxed),
+            in_flight,
+            queued,
             concurrency: self.concurrency,
             queue: self.queue,
             breaker: breaker.state(now),
             breaker_opened: breaker.opened(),
             retry_after: breaker.retry_after(now),
             first_chunk_p95: self.first_chunk.quantile(0.95),
+            expected_wait,
         }
     }
 

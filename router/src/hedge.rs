@@ -22,7 +22,12 @@ pub(crate) struct Opening {
 impl Opening {
     /// Asks, within the request's deadline.
     pub async fn ask(&self, request: ChatRequest) -> Result<Reply, BackendError> {
-        let ask = Ask { request, deadline: self.deadline, request_id: self.asked.request_id.clone(), traceparent: self.asked.traceparent.clone() };
+        let ask = Ask {
+            request,
+            deadline: self.deadline,
+            request_id: self.asked.request_id.clone(),
+            traceparent: self.asked.traceparent.clone(),
+        };
         timeout_at(self.deadline, self.fleet.call(&self.backend, ask)).await.map_err(|_| self.late())?
     }
 
@@ -66,5 +71,83 @@ pub(crate) async fn race(first: &Opening, request: &ChatRequest, late: Duration,
         Either::Left((Err(error), two)) => two.await.map_or(Won::First(Err(error)), Won::Second),
         Either::Right((Ok(reply), _)) => Won::Second(reply),
         Either::Right((Err(_), one)) => Won::First(one.await),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use bytes::Bytes;
+    use spectra_backends::{Backend, Chunk, Continuation, Facts, Member, Price};
+    use tower::service_fn;
+
+    use super::*;
+
+    /// A backend that answers (or fails) after so many milliseconds.
+    fn after(ms: u64, answers: bool) -> Member {
+        let backend = Backend::new(service_fn(move |_: Ask| async move {
+            sleep(Duration::from_millis(ms)).await;
+            if !answers {
+                return Err(BackendError::Broken { what: format!("after {ms}") });
+            }
+            let text = format!(
+                r#"{{"object":"chat.completion","choices":[{{"index":0,"message":{{"content":"{ms}"}},"finish_reason":"stop"}}]}}"#
+            );
+            let chunk = Chunk::parse(Bytes::from(text));
+            Ok(Reply { headers: http::HeaderMap::new(), chunks: Box::pin(futures_util::stream::iter([chunk])) })
+        }));
+        let facts = Facts {
+            context_tokens: None,
+            tools: true,
+            vision: true,
+            logprobs: true,
+            n_max: 1,
+            json_schema: true,
+            local: false,
+            price: Price::default(),
+            continues_by: Continuation::Instruction,
+        };
+        Member { backend, facts: Arc::new(facts) }
+    }
+
+    /// Late after 100 ms. `expected`: who won, and whether the second was asked.
+    async fn check(first: (u64, bool), second: (u64, bool), expected: (&str, bool)) {
+        let members = HashMap::from([("one".to_owned(), after(first.0, first.1)), ("two".to_owned(), after(second.0, second.1))]);
+        let fleet = Fleet::new(members);
+        let opening = |backend: &str| {
+            let began = Instant::now();
+            Opening {
+                fleet: fleet.clone(),
+                backend: backend.into(),
+                asked: Asked::default(),
+                began,
+                deadline: began + Duration::from_secs(60),
+            }
+        };
+        let request = ChatRequest::parse(Bytes::from_static(br#"{"model":"m","messages":[{"role":"user","content":"x"}]}"#)).unwrap();
+        let mut asked = false;
+        let won = race(&opening("one"), &request, Duration::from_millis(100), || {
+            asked = true;
+            opening("two")
+        })
+        .await;
+        let won = match won {
+            Won::First(Ok(_)) => "first",
+            Won::First(Err(_)) => "none",
+            Won::Second(_) => "second",
+        };
+        assert_eq!((won, asked), expected, "{first:?} {second:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_good_answer_wins_and_the_second_is_asked_only_when_the_first_is_late() {
+        check((50, true), (1, true), ("first", false)).await;
+        check((50, false), (1, true), ("none", false)).await;
+        check((500, true), (10, true), ("second", true)).await;
+        check((500, true), (1000, true), ("first", true)).await;
+        check((500, true), (10, false), ("first", true)).await;
+        check((500, false), (1000, true), ("second", true)).await;
+        check((500, false), (10, false), ("none", true)).await;
     }
 }

@@ -285,13 +285,7 @@ impl Router {
         let (local, strong) = (self.route(&self.local)?, self.route(&self.strong)?);
         let score = self.scorer.score(request);
         let sticks = self.affinity.sticks(request, asked.session.as_deref());
-        // The local route's own first rung must be able to take it; its spare rungs are the strong route's business.
-        let able = |route: &Route| {
-            route.rungs.first().is_some_and(|rung| {
-                rung.iter().any(|(name, _)| self.fleet.facts(name).is_some_and(|facts| constraints::unfit(request, facts).is_none()))
-            })
-        };
-        let situation = Situation { hosted: strong.has(&self.fleet, false), local: able(local), ..Situation::default() };
+        let situation = self.situation(request, asked, (local, strong));
         let choice = self.policy.choose(&score, &situation);
         let (route, why) = match choice.route {
             _ if sticks && situation.hosted => (strong, "affinity"),
@@ -299,6 +293,27 @@ impl Router {
             score::Route::Strong => (strong, choice.why.as_str()),
         };
         Ok(Chosen { route: std::borrow::Cow::Borrowed(route), why, score: Some(score), propensity: choice.propensity })
+    }
+
+    /// What the moment allows. The local route's own first rung must be able to take the request and be let through;
+    /// its spare rungs are the strong route's business.
+    fn situation(&self, request: &ChatRequest, asked: &Asked, (local, strong): (&Route, &Route)) -> Situation {
+        let able = |name: &str| {
+            self.fleet.facts(name).is_some_and(|facts| constraints::unfit(request, facts).is_none()) && self.fleet.admits(name)
+        };
+        let wait_ms = |route: &Route| {
+            let first = route.rungs.first().into_iter().flatten().filter(|(name, _)| able(name));
+            let waits = first.filter_map(|(name, _)| Some(self.fleet.load(name)?.expected_wait.as_secs_f32() * 1000.0));
+            waits.reduce(f32::min).unwrap_or(0.0)
+        };
+        Situation {
+            hosted: strong.has(&self.fleet, false),
+            local: local.rungs.first().is_some_and(|rung| rung.iter().any(|(name, _)| able(name))),
+            local_wait_ms: wait_ms(local),
+            hosted_wait_ms: wait_ms(strong),
+            deadline_ms: asked.deadline.map(|deadline| deadline.as_secs_f32() * 1000.0),
+            ..Situation::default()
+        }
     }
 
     fn route(&self, name: &str) -> Result<&Route, RouteError> {
