@@ -81,8 +81,20 @@ pub struct Llama {
     /// Serve embeddings instead of chat.
     #[serde(default)]
     pub embeddings: bool,
+    /// For what the caller leaves open.
+    #[serde(default)]
+    pub defaults: Sampling,
     #[serde(default)]
     pub worker: Workers,
+}
+
+/// Values for requests that do not name them; unset: the engine's own (temperature 0.8, as llama-server).
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sampling {
+    pub temperature: Option<f64>,
+    /// A small model that does not find its end is stopped here.
+    pub max_tokens: Option<u32>,
 }
 
 /// How the worker process is watched.
@@ -268,6 +280,15 @@ impl Backend {
                     None,
                     format!("backends.{name}.llama: slots and threads must be at least 1, batch_tokens at least 32"),
                     "leave them out for automatic values",
+                ))
+            }
+            Some(BackendKind::Llama(llama))
+                if llama.defaults.max_tokens == Some(0) || llama.defaults.temperature.is_some_and(|t| !(0.0..=2.0).contains(&t)) =>
+            {
+                Err(Fault::new(
+                    None,
+                    format!("backends.{name}.llama.defaults: temperature must be within 0 to 2, max_tokens at least 1"),
+                    "for example defaults = { temperature = 0.2, max_tokens = 1024 }",
                 ))
             }
             Some(_) => Ok(()),

@@ -12,7 +12,9 @@ use std::path::Path;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-pub use backend::{Backend, BackendKind, Breaker, Continues, Deadlines, KvType, Llama, Openai, Price, Script, ScriptAnswer, Workers};
+pub use backend::{
+    Backend, BackendKind, Breaker, Continues, Deadlines, KvType, Llama, Openai, Price, Sampling, Script, ScriptAnswer, Workers,
+};
 pub use error::ConfigError;
 pub use route::{Checks, Exhausted, Hold, Policy, Route, Router, Rung, Verify};
 pub use secret::{Environment, Secret, Text};

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use spectra_backends::llama::{Settings, Supervision, Supervisor};
-use spectra_backends::{Ask, Backend, BackendError, BuildError, Continuation, Facts, Fleet, Local, Price};
+use spectra_backends::{Ask, Backend, BackendError, BuildError, Continuation, Edit, Facts, Fleet, Local, Price};
 use spectra_config::{self as config, Config};
-use tower::service_fn;
+use tower::{ServiceExt, service_fn};
 
 use crate::cli::model::locate;
 
@@ -37,7 +37,7 @@ pub fn start(config: &Config, beside: Option<&Path>) -> anyhow::Result<(Fleet, W
         let started = Supervisor::start(Settings::of(path, backend, llama), Supervision::of(&llama.worker, name));
         let worker = started
             .map_err(|error| BuildError::Backend { name: name.to_owned(), what: format!("its worker cannot be started: {error}") })?;
-        let made = local(worker.backend(), backend, llama);
+        let made = local(filled(worker.backend(), llama.defaults), backend, llama);
         workers.0.insert(name.to_owned(), Arc::new(worker));
         Ok(made)
     })?;
@@ -48,6 +48,25 @@ pub fn start(config: &Config, beside: Option<&Path>) -> anyhow::Result<(Fleet, W
         );
     }
     Ok((fleet, workers, missing))
+}
+
+/// The backend with the operator's values for what a caller leaves open.
+fn filled(inner: Backend, defaults: config::Sampling) -> Backend {
+    if defaults == config::Sampling::default() {
+        return inner;
+    }
+    Backend::new(service_fn(move |mut ask: Ask| {
+        let inner = inner.clone();
+        let view = ask.request.view();
+        let temperature =
+            defaults.temperature.filter(|_| view.temperature.is_none()).map(|value| Edit::Set("temperature", value.to_string()));
+        let max_tokens = defaults.max_tokens.filter(|_| view.max_tokens.is_none()).map(|value| Edit::Set("max_tokens", value.to_string()));
+        let edits: Vec<Edit> = temperature.into_iter().chain(max_tokens).collect();
+        if let Ok(request) = ask.request.edited(&edits) {
+            ask.request = request;
+        }
+        inner.oneshot(ask)
+    }))
 }
 
 /// The same backends, with no worker started: to plan with.
