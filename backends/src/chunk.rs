@@ -173,8 +173,9 @@ mod wire {
     #[derive(Debug, Deserialize, Default)]
     pub struct Message {
         pub content: Option<String>,
-        #[serde(alias = "reasoning")]
+        /// Some servers send both names, in one chunk.
         pub reasoning_content: Option<String>,
+        pub reasoning: Option<Value<String>>,
         pub refusal: Option<String>,
         pub tool_calls: Option<Vec<ToolCall>>,
     }
@@ -202,8 +203,7 @@ mod wire {
         #[serde(default)]
         pub token: String,
         pub logprob: f32,
-        #[serde(default)]
-        pub top_logprobs: Vec<Top>,
+        pub top_logprobs: Option<Vec<Top>>,
     }
 
     #[derive(Debug, Deserialize)]
@@ -233,6 +233,23 @@ mod wire {
         pub reasoning_tokens: Option<u64>,
     }
 
+    /// A field that others use for something else.
+    #[derive(Debug, Deserialize)]
+    #[serde(untagged)]
+    pub enum Value<T> {
+        Known(T),
+        Other(serde::de::IgnoredAny),
+    }
+
+    impl<T> Value<T> {
+        fn known(self) -> Option<T> {
+            match self {
+                Self::Known(value) => Some(value),
+                Self::Other(_) => None,
+            }
+        }
+    }
+
     impl From<Usage> for super::Usage {
         fn from(wire: Usage) -> Self {
             Self {
@@ -251,10 +268,11 @@ mod wire {
             Self {
                 index: wire.index,
                 content: message.content,
-                reasoning: message.reasoning_content,
+                reasoning: message.reasoning_content.or(message.reasoning.and_then(Value::known)),
                 refusal: message.refusal,
                 tool_calls: tool_calls.into_iter().enumerate().map(tool_delta).collect(),
-                finish: wire.finish_reason.map(|reason| Finish::parse(&reason)),
+                // Some servers write an empty text where others write null.
+                finish: wire.finish_reason.filter(|reason| !reason.is_empty()).map(|reason| Finish::parse(&reason)),
                 logprobs: wire.logprobs.and_then(|logprobs| logprobs.content).unwrap_or_default().into_iter().map(token_logprob).collect(),
             }
         }
@@ -267,7 +285,7 @@ mod wire {
     }
 
     fn token_logprob(token: Token) -> TokenLogprob {
-        let runner_up = token.top_logprobs.iter().filter(|top| top.token != token.token).map(|top| top.logprob).reduce(f32::max);
+        let runner_up = token.top_logprobs.iter().flatten().filter(|top| top.token != token.token).map(|top| top.logprob).reduce(f32::max);
         TokenLogprob { logprob: token.logprob, runner_up }
     }
 
@@ -303,6 +321,21 @@ mod tests {
         assert_eq!(chunk.view.choices[0].content.as_deref(), Some("hé"));
         assert_eq!(chunk.view.choices[0].finish, Some(Finish::Length));
         assert_eq!(chunk.view.usage, None);
+    }
+
+    #[test]
+    fn what_servers_write_differently_is_read_all_the_same() {
+        for (text, want) in [
+            (r#"{"choices":[{"index":0,"delta":{"reasoning":"a","reasoning_content":"b"},"finish_reason":""}]}"#, (Some("b"), None)),
+            (r#"{"choices":[{"delta":{"reasoning":{"steps":[1]}},"finish_reason":"eos"}]}"#, (None, Some(Finish::Other("eos".into())))),
+            (
+                r#"{"choices":[{"delta":{"reasoning":"a"},"logprobs":{"content":[{"token":"x","logprob":-1,"top_logprobs":null}]}}]}"#,
+                (Some("a"), None),
+            ),
+        ] {
+            let choice = parse(text).unwrap_or_else(|error| panic!("{text}: {error}")).view.choices.remove(0);
+            assert_eq!((choice.reasoning.as_deref(), choice.finish), want, "{text}");
+        }
     }
 
     #[test]

@@ -96,7 +96,7 @@ impl Fleet {
         #[expect(clippy::cast_precision_loss, reason = "a count of picks only breaks ties")]
         let turns = gate.picked.load(Relaxed) as f64;
         let busy = f64::from(load.in_flight) + f64::from(load.queued);
-        (load.retry_after.unwrap_or_default(), (busy + 1.0) / weight, (turns + 1.0) / weight)
+        (load.retry_after.unwrap_or_default(), busy / weight, (turns + 1.0) / weight)
     }
 
     /// The verifier's word on a backend's answer, once an attempt; it feeds the breaker.

@@ -7,3 +7,5 @@ mod edge;
 mod setup;
 #[cfg(test)]
 mod tidy;
+#[cfg(test)]
+mod wire;

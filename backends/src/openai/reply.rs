@@ -24,6 +24,8 @@ const ERROR_BYTES: usize = 64 << 10;
 /// How long an error's body may take, and the end of a body after `[DONE]`: then the connection is given up.
 const ERROR_BODY: Duration = Duration::from_secs(5);
 const AFTER_DONE: Duration = Duration::from_millis(20);
+/// How long the usage chunk and `[DONE]` are waited for when everything has been said.
+const AFTER_FINISH: Duration = Duration::from_secs(1);
 
 /// Passes a 2xx response; anything else is an error with its status, filtered headers and body.
 pub async fn success(response: Response<Incoming>, secrets: &[String]) -> Result<Response<Incoming>, BackendError> {
@@ -81,6 +83,9 @@ fn whole_chunk(body: Bytes, secrets: &[String]) -> Result<Chunk, BackendError> {
     if chunk.view.choices.is_empty() {
         return Err(BackendError::Broken { what: "answer without choices".into() });
     }
+    if let Some(choice) = chunk.view.choices.iter().find(|choice| choice.finish.is_none()) {
+        return Err(BackendError::Broken { what: format!("answer whose choice {} has no finish_reason", choice.index) });
+    }
     // Whatever `object` says, nothing follows.
     chunk.view.shape = Shape::Whole;
     Ok(chunk)
@@ -92,8 +97,7 @@ pub fn stream(response: Response<Incoming>, choices: u32) -> Result<ChunkStream,
     Ok(Box::pin(try_stream! {
         let mut decoder = Decoder::new(EVENT_BYTES);
         let mut progress = Progress::new(choices);
-        'read: while let Some(frame) = body.frame().await {
-            let Ok(bytes) = frame.map_err(|error| broken(&error))?.into_data() else { continue };
+        'read: while let Some(bytes) = progress.read(&mut body).await? {
             decoder.push(bytes);
             while let Some(event) = decoder.next().map_err(|error| broken(&error))? {
                 if event.is_done() {
@@ -131,6 +135,32 @@ struct Progress {
 impl Progress {
     fn new(choices: u32) -> Self {
         Self { wanted: choices as usize, finished: BTreeMap::new(), done: false }
+    }
+
+    /// The next bytes of the body. Once every choice has finished only the usage and `[DONE]` are missing: a server
+    /// that is slow with them, or breaks, has answered all the same.
+    async fn read(&self, body: &mut Incoming) -> Result<Option<Bytes>, BackendError> {
+        loop {
+            let frame = if self.complete() {
+                match tokio::time::timeout(AFTER_FINISH, body.frame()).await {
+                    Ok(Some(Ok(frame))) => frame,
+                    _ => return Ok(None),
+                }
+            } else {
+                match body.frame().await {
+                    Some(frame) => frame.map_err(|error| broken(&error))?,
+                    None => return Ok(None),
+                }
+            };
+            if let Ok(bytes) = frame.into_data() {
+                return Ok(Some(bytes));
+            }
+        }
+    }
+
+    /// Every choice that was asked for, or seen, has finished.
+    fn complete(&self) -> bool {
+        self.finished.len() >= self.wanted && self.finished.values().all(|finished| *finished)
     }
 
     fn chunk(&mut self, event: Event) -> Result<Chunk, BackendError> {

@@ -51,7 +51,10 @@ impl Transport {
             // A pooled connection that the server closed is replaced; a request that was sent is never repeated.
             .retry_canceled_requests(true)
             .http2_only(openai.http2_prior_knowledge)
-            .http2_adaptive_window(true)
+            // h2 drops a connection whose unread small frames cost more than half the connection's window; token streams
+            // are small frames, and one slow reader must not end the streams of all. A stream's backlog stays bounded.
+            .http2_initial_connection_window_size(64 << 20)
+            .http2_initial_stream_window_size(256 << 10)
             .http2_keep_alive_interval(Duration::from_secs(20))
             .build(connector);
         Ok(Self { client })
