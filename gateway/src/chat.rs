@@ -8,13 +8,13 @@ use http::request::Parts;
 use http::{HeaderMap, Request, Response, Version, header};
 use hyper::body::Incoming;
 use spectra_backends::ChatRequest;
-use spectra_backends::chat::BadRequest;
+use spectra_backends::chat::{BadRequest, View};
 use spectra_router::{Answer, Asked};
 use tokio::time::Instant;
 
 use crate::record::{Entrance, Record};
 use crate::respond::{self, Dialect, Manner};
-use crate::{Body, Failure, Gateway, Refusal};
+use crate::{Body, Failure, Gateway, Refusal, entrances};
 
 /// A client whose body comes slower than this after its first `client_read_ms` is dropped.
 const LEAST_BYTES_PER_SECOND: u64 = 1024;
@@ -42,28 +42,28 @@ pub(crate) async fn answer(gateway: Arc<Gateway>, entrance: Entrance, request: R
     }
 }
 
-fn refused(entrance: Entrance, failure: &Failure, mut record: Record) -> Response<Body> {
-    record.end(failure.outcome(), failure.status.as_u16(), Some(failure.label));
-    respond::failure_as(entrance, failure)
+pub(crate) fn refused(entrance: Entrance, failure: &Failure, record: Record) -> Response<Body> {
+    respond::failed(failure, entrance, record)
+}
+
+/// Tokens a request may use, before anybody has counted: four bytes of text are about one, and it may fill its limit.
+fn estimated_tokens(view: &View) -> u64 {
+    let bytes: usize = view.messages.iter().map(|message| message.text.len()).sum();
+    bytes as u64 / 4 + u64::from(view.max_tokens.unwrap_or(0)) * u64::from(view.n.max(1))
 }
 
 /// Everything before a model is asked.
 async fn admit(gateway: &Gateway, parts: &Parts, body: Incoming, record: &mut Record) -> Result<Admitted, Failure> {
-    if gateway.drain.begun.is_cancelled() {
-        return Err(Refusal::Draining.into());
-    }
-    let caller = gateway.clients.identify(&parts.headers)?;
-    record.data.key = caller.map(|caller| caller.name.clone());
-    media_type(&parts.headers)?;
-    let raw = read(gateway, &parts.headers, body).await?;
-    // Only now: a client that sends slowly holds a connection, not a place.
-    record.place = Some(gateway.places.clone().try_acquire_owned().map_err(|_| Refusal::Busy)?);
+    let raw = take(gateway, parts, body, record).await?;
     let began = Instant::now();
-    let (request, dialect) = understand(record.data.entrance, raw)?;
+    let (request, dialect) = entrances::understand(record.data.entrance, raw)?;
     record.data.timings.parse = began.elapsed();
     let view = request.view();
     record.data.asked_model = gateway.names.label(&view.model);
     record.data.streamed = view.stream;
+    if let Some(caller) = &record.caller {
+        record.charge = Some(caller.charge(estimated_tokens(view))?);
+    }
     let manner = Manner {
         streamed: view.stream,
         include_usage: view.include_usage,
@@ -76,11 +76,18 @@ async fn admit(gateway: &Gateway, parts: &Parts, body: Incoming, record: &mut Re
     Ok(Admitted { request, asked, dialect, manner })
 }
 
-/// The body as a chat request, and how its client wants to be spoken to.
-fn understand(entrance: Entrance, raw: Bytes) -> Result<(ChatRequest, Box<dyn Dialect>), BadRequest> {
-    match entrance {
-        _ => Ok((ChatRequest::parse(raw)?, Box::new(respond::Chat))),
+/// The body of a request that may be looked at: its caller is known, its size and time are bounded, it has a place.
+pub(crate) async fn take(gateway: &Gateway, parts: &Parts, body: Incoming, record: &mut Record) -> Result<Bytes, Failure> {
+    if gateway.drain.begun.is_cancelled() {
+        return Err(Refusal::Draining.into());
     }
+    record.caller = gateway.clients.identify(&parts.headers)?.cloned();
+    record.data.key = record.caller.as_ref().map(|caller| caller.name.clone());
+    media_type(&parts.headers)?;
+    let raw = read(gateway, &parts.headers, body).await?;
+    // Only now: a client that sends slowly holds a connection, not a place.
+    record.place = Some(gateway.places.clone().try_acquire_owned().map_err(|_| Refusal::Busy)?);
+    Ok(raw)
 }
 
 /// Asks the router; a shutdown whose patience is over ends it.

@@ -7,6 +7,7 @@ pub mod cli;
 mod clients;
 #[cfg(feature = "llama")]
 pub mod engine;
+mod entrances;
 mod error;
 mod fleet;
 pub mod metrics;

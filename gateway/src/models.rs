@@ -44,16 +44,16 @@ struct List<'a> {
 }
 
 pub(crate) fn list(gateway: &Gateway, headers: &HeaderMap) -> Response<Body> {
-    if let Err(failure) = gateway.clients.identify(headers) {
-        return respond::failure(&failure);
+    if let Err(refusal) = gateway.clients.identify(headers) {
+        return respond::failure(&refusal.into());
     }
     let data = gateway.names.ordered.iter().map(|id| model(gateway, id)).collect();
     respond::json(&List { object: "list", data })
 }
 
 pub(crate) fn one(gateway: &Gateway, headers: &HeaderMap, id: &str) -> Response<Body> {
-    if let Err(failure) = gateway.clients.identify(headers) {
-        return respond::failure(&failure);
+    if let Err(refusal) = gateway.clients.identify(headers) {
+        return respond::failure(&refusal.into());
     }
     match gateway.names.ordered.iter().find(|name| *name == id) {
         Some(id) => respond::json(&model(gateway, id)),

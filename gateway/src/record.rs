@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::clients::{Caller, Charge};
 use crate::metrics::Metrics;
 use spectra_backends::chunk::Usage;
 use spectra_router::verify::{Flaw, Verdict};
@@ -67,6 +68,10 @@ pub struct Record {
     pub trail: Trail,
     /// The request's place among those in flight.
     pub place: Option<OwnedSemaphorePermit>,
+    /// Whose limits the response tells.
+    pub(crate) caller: Option<Arc<Caller>>,
+    /// Taken out of the caller's limits in advance.
+    pub(crate) charge: Option<Charge>,
     began: Instant,
     books: Arc<Books>,
     ended: bool,
@@ -188,7 +193,7 @@ impl Record {
             timings: Timings::default(),
             kept: None,
         };
-        Self { data, trail: Trail::default(), place: None, began: Instant::now(), books, ended: false }
+        Self { data, trail: Trail::default(), place: None, caller: None, charge: None, began: Instant::now(), books, ended: false }
     }
 
     /// The first byte of the answer goes to the client's connection.
@@ -212,6 +217,11 @@ impl Record {
         self.trail.read(|account| data.take(account));
         let paid = self.books.compare_with;
         data.compared_usd = data.usage.map_or(0.0, |usage| paid.cost_usd(usage.prompt_tokens, usage.completion_tokens));
+        if let Some(charge) = self.charge.take() {
+            // Nothing delivered, nothing used; a delivered answer that nobody counted stays at its estimate.
+            let nothing = data.attempts.is_empty().then_some(0);
+            charge.settle(data.usage.map(|usage| usage.prompt_tokens + usage.completion_tokens).or(nothing), data.cost_usd);
+        }
         self.books.metrics.observe(data);
         data.log();
         if outcome != Outcome::Rejected {
@@ -241,7 +251,7 @@ impl RecordData {
         self.decision = decision(account);
         self.verified = account.verified.into();
         self.attempts = account.attempts.iter().map(AttemptData::from).collect();
-        self.model = account.delivered.and_then(|index| Some(account.attempts.get(index)?.backend.clone()));
+        self.model = account.delivered.and_then(|index| Some(account.attempts.get(index)?.backend.clone())).or(self.model.take());
         self.usage = account.usage;
         // An empty sum of floats is -0.0, which reads oddly.
         self.cost_usd = account.cost_usd() + 0.0;

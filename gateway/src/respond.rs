@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt, Stream, StreamExt};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
-use spectra_backends::{BackendError, Chunk, ChunkStream, Edit, splice};
+use spectra_backends::{BackendError, Chunk, ChunkStream};
 use spectra_router::{Answer, Head};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
@@ -49,43 +49,6 @@ pub(crate) struct Manner {
     pub over: CancellationToken,
 }
 
-/// OpenAI's chat completions: what models say passes as it is.
-pub(crate) struct Chat;
-
-impl Dialect for Chat {
-    fn whole(&mut self, chunk: Chunk) -> Bytes {
-        chunk.data
-    }
-
-    fn chunk(&mut self, chunk: &Chunk, manner: &Manner, out: &mut BytesMut) {
-        let hidden = chunk.view.usage.is_some() && !manner.include_usage;
-        if hidden && chunk.view.choices.is_empty() {
-            return;
-        }
-        out.extend_from_slice(&chunk.extra);
-        out.extend_from_slice(b"data: ");
-        match hidden.then(|| splice(&chunk.data, &[Edit::Remove("usage")])) {
-            Some(Ok(without)) => out.extend_from_slice(&without),
-            _ => out.extend_from_slice(&chunk.data),
-        }
-        out.extend_from_slice(b"\n\n");
-    }
-
-    fn end(&mut self, out: &mut BytesMut) {
-        out.extend_from_slice(b"data: [DONE]\n\n");
-    }
-
-    fn broken(&mut self, failure: &Failure, out: &mut BytesMut) {
-        out.extend_from_slice(b"data: ");
-        out.extend_from_slice(failure.json().as_bytes());
-        out.extend_from_slice(b"\n\n");
-    }
-
-    fn entrance(&self) -> Entrance {
-        Entrance::Chat
-    }
-}
-
 // === whole responses ===
 
 /// The router's answer, or why there is none, as a response.
@@ -121,9 +84,14 @@ pub(crate) async fn answered(
     response
 }
 
-fn failed(failure: &Failure, entrance: Entrance, mut record: Record) -> Response<Body> {
+/// Ends a request that has no answer.
+pub(crate) fn failed(failure: &Failure, entrance: Entrance, mut record: Record) -> Response<Body> {
     record.end(failure.outcome(), failure.status.as_u16(), Some(failure.label));
-    failure_as(entrance, failure)
+    let mut response = failure_as(entrance, failure);
+    if let Some(caller) = &record.caller {
+        caller.tell(response.headers_mut());
+    }
+    response
 }
 
 fn nothing() -> BackendError {
@@ -154,14 +122,18 @@ pub(crate) fn failure(failure: &Failure) -> Response<Body> {
 }
 
 /// An error in the form of the door it is told at.
-pub(crate) fn failure_as(_entrance: Entrance, told: &Failure) -> Response<Body> {
-    failure(told)
+pub(crate) fn failure_as(entrance: Entrance, told: &Failure) -> Response<Body> {
+    let mut response = failure(told);
+    if entrance == Entrance::Messages {
+        *response.body_mut() = Body::whole(crate::entrances::messages::failure(told));
+    }
+    response
 }
 
 // === headers ===
 
 const ROUTE: HeaderName = HeaderName::from_static("x-spectra-route");
-const MODEL: HeaderName = HeaderName::from_static("x-spectra-model");
+pub(crate) const MODEL: HeaderName = HeaderName::from_static("x-spectra-model");
 const SCORE: HeaderName = HeaderName::from_static("x-spectra-score");
 const REASON: HeaderName = HeaderName::from_static("x-spectra-reason");
 const ATTEMPTS: HeaderName = HeaderName::from_static("x-spectra-attempts");
@@ -195,6 +167,9 @@ fn describe(headers: &mut HeaderMap, head: &Head, record: &Record, debug: bool) 
     put(VERIFIED, record::Verified::from(head.verified).as_str());
     put(COST_USD, &usd(head.cost_usd));
     headers.insert(ATTEMPTS, HeaderValue::from(head.attempts));
+    if let Some(caller) = &record.caller {
+        caller.tell(headers);
+    }
 }
 
 fn usd(amount: f64) -> String {

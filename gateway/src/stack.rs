@@ -8,6 +8,7 @@ use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
 
+use crate::entrances::embeddings;
 use crate::record::Entrance;
 use crate::{Body, Failure, Gateway, Refusal, chat, models, respond};
 
@@ -33,6 +34,10 @@ pub(crate) async fn answer(gateway: Arc<Gateway>, request: Request<Incoming>) ->
 async fn dispatch(gateway: &Arc<Gateway>, request: Request<Incoming>, id: Arc<str>) -> Response<Body> {
     let entrance = match (request.method(), request.uri().path()) {
         (&Method::POST, "/v1/chat/completions") => Entrance::Chat,
+        (&Method::POST, "/v1/completions") => Entrance::Completions,
+        (&Method::POST, "/v1/embeddings") => return embeddings::answer(gateway.clone(), request, id).await,
+        (&Method::POST, "/v1/messages") => Entrance::Messages,
+        (&Method::POST, "/v1/responses") => Entrance::Responses,
         (&Method::GET, "/v1/models") => return models::list(gateway, request.headers()),
         (&Method::GET, path) if path.starts_with("/v1/models/") => {
             return models::one(gateway, request.headers(), &path["/v1/models/".len()..]);
@@ -45,7 +50,7 @@ async fn dispatch(gateway: &Arc<Gateway>, request: Request<Incoming>, id: Arc<st
 /// A path that is not there, or not for this method.
 fn lost(path: &str) -> Response<Body> {
     let allowed = match path {
-        "/v1/chat/completions" => "POST",
+        "/v1/chat/completions" | "/v1/completions" | "/v1/embeddings" | "/v1/messages" | "/v1/responses" => "POST",
         "/v1/models" => "GET",
         path if path.starts_with("/v1/models/") => "GET",
         _ => return respond::failure(&Refusal::NoSuchPath { path: path.chars().take(200).collect() }.into()),
