@@ -1,31 +1,23 @@
-//! The supervised worker, as the gateway uses it: the real binary, the real model, signals sent to it.
-//! Without a model (`SPECTRA_TEST_MODEL`, or one in `models/`) the tests say so and pass.
+//! The supervised worker, as the gateway uses it: the real binary, signals sent to it, damaged files given to it.
 
 #![cfg(all(unix, feature = "llama"))]
+
+#[path = "../../backends/tests/support/mod.rs"]
+mod support;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::future::join_all;
+use spectra_backends::chunk::Finish;
 use spectra_backends::llama::{Settings, Supervision, Supervisor, WorkerPhase};
 use spectra_backends::{Ask, BackendError, ChatRequest, Chunk};
 use tower::ServiceExt;
 
 /// Generous: other tests run beside this one.
 const PATIENCE: Duration = Duration::from_secs(120);
-
-fn model() -> Option<PathBuf> {
-    let named = std::env::var_os("SPECTRA_TEST_MODEL").map(PathBuf::from);
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models");
-    let in_folder =
-        || std::fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path()).find(|path| path.extension().is_some_and(|e| e == "gguf"));
-    let found = named.filter(|path| path.exists()).or_else(in_folder);
-    if found.is_none() {
-        println!("skipped: no model; set SPECTRA_TEST_MODEL or run `spectra model pull`");
-    }
-    found
-}
 
 fn supervision() -> Supervision {
     Supervision {
@@ -38,7 +30,15 @@ fn supervision() -> Supervision {
 }
 
 fn settings(model: PathBuf) -> Settings {
-    Settings { context_tokens: Some(1024), slots: Some(4), ..Settings::new(model) }
+    Settings { context_tokens: Some(1024), slots: Some(4), threads: Some(1), ..Settings::new(model) }
+}
+
+/// A ready worker with the small random model.
+async fn tiny() -> (Supervisor, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let supervisor = Supervisor::start(settings(support::tiny_model(folder.path())), supervision()).unwrap();
+    assert!(supervisor.ready(PATIENCE).await, "{:?}", supervisor.state());
+    (supervisor, folder)
 }
 
 fn ask(body: &str) -> Ask {
@@ -57,30 +57,68 @@ async fn collect(supervisor: &Supervisor, body: &str) -> Result<Vec<Chunk>, Back
     chunks.into_iter().collect()
 }
 
-const HELLO: &str = r#"{"model":"x","messages":[{"role":"user","content":"Say hello."}],"max_tokens":8,"temperature":0}"#;
-const STORY: &str = r#"{"model":"x","messages":[{"role":"user","content":"Tell me a very long story."}],"max_tokens":900,"logit_bias":{"2":-100,"0":-100},"stream":true}"#;
+const HELLO: &str =
+    r#"{"model":"x","messages":[{"role":"user","content":"Say hello."}],"max_tokens":8,"temperature":0,"logit_bias":{"2":-100}}"#;
+const STORY: &str =
+    r#"{"model":"x","messages":[{"role":"user","content":"Tell me a story."}],"max_tokens":900,"logit_bias":{"2":-100},"stream":true}"#;
+
+fn kill(supervisor: &Supervisor, signal: i32) {
+    let pid = supervisor.state().pid.unwrap();
+    // SAFETY: sends a signal to a process that the supervisor started and has not reaped.
+    unsafe { libc::kill(pid.cast_signed(), signal) };
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn answers_and_comes_back_after_every_death() {
-    let Some(model) = model() else { return };
+async fn a_real_model_answers_unary_and_streamed() {
+    let named = std::env::var_os("SPECTRA_TEST_MODEL").map(PathBuf::from);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models");
+    let is_model = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "gguf");
+    let in_folder = || std::fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path()).find(is_model);
+    let Some(model) = named.filter(|path| path.exists()).or_else(in_folder) else {
+        println!("skipped: no model; set SPECTRA_TEST_MODEL or run `spectra model pull`");
+        return;
+    };
     let supervisor = Supervisor::start(settings(model), supervision()).unwrap();
     let early = supervisor.backend().oneshot(ask(HELLO)).await;
     assert!(matches!(early, Err(BackendError::Unavailable { .. })), "{early:?}");
     assert!(supervisor.ready(PATIENCE).await);
-    let first = collect(&supervisor, HELLO).await.unwrap();
-    let usage = first[0].view.usage.unwrap();
-    assert_eq!((first.len(), usage.completion_tokens), (1, 8));
+    let sum = r#"{"model":"x","messages":[{"role":"user","content":"What is 2+2?"}],"max_tokens":24,"temperature":0"#;
+    let whole = collect(&supervisor, &format!("{sum}}}")).await.unwrap();
+    let text = whole[0].view.choices[0].content.clone().unwrap();
+    assert!(text.contains('4'), "{text}");
+    let streamed = collect(&supervisor, &format!("{sum},\"stream\":true}}")).await.unwrap();
+    let pieces: String = streamed.iter().flat_map(|chunk| &chunk.view.choices).filter_map(|choice| choice.content.as_deref()).collect();
+    assert_eq!(pieces, text);
+    assert_eq!(
+        streamed.last().unwrap().view.usage,
+        whole[0].view.usage.map(|usage| spectra_backends::chunk::Usage { cached_tokens: usage.prompt_tokens - 1, ..usage })
+    );
+}
 
-    for (signal, reason) in [(libc::SIGABRT, "abort"), (libc::SIGSTOP, "hung"), (libc::SIGKILL, "killed")] {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn comes_back_after_every_death_under_load() {
+    let (supervisor, _folder) = tiny().await;
+    // Fifty in full; a few by default, since each takes about a second on a busy machine.
+    let times: u64 = std::env::var("SPECTRA_TEST_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(6);
+    for round in 0..times {
+        let (signal, reason) =
+            [(libc::SIGABRT, "abort"), (libc::SIGKILL, "killed"), (libc::SIGSTOP, "hung")][usize::try_from(round % 3).unwrap()];
         let restarts = supervisor.state().restarts;
-        let reply = supervisor.backend().oneshot(ask(STORY)).await.unwrap();
-        let mut chunks = reply.chunks;
-        assert!(chunks.next().await.unwrap().is_ok());
-        let pid = supervisor.state().pid.unwrap();
-        // SAFETY: sends a signal to a process we started and have not reaped.
-        unsafe { libc::kill(pid.cast_signed(), signal) };
-        let rest: Vec<_> = tokio::time::timeout(PATIENCE, chunks.collect()).await.expect("a request in flight ends");
-        assert!(matches!(rest.last(), Some(Err(BackendError::Broken { .. }))), "{:?}", rest.last());
+        // Four are being answered, two wait for a slot.
+        let load = (0..4).map(|_| async { supervisor.backend().oneshot(ask(STORY)).await });
+        let mut streams: Vec<_> = join_all(load).await.into_iter().map(|reply| reply.unwrap().chunks).collect();
+        let queued = [0, 1].map(|_| tokio::spawn(supervisor.backend().oneshot(ask(STORY))));
+        assert!(streams[0].next().await.unwrap().is_ok());
+        kill(&supervisor, signal);
+        for waiting in queued {
+            let ended = tokio::time::timeout(PATIENCE, waiting).await.expect("a request in the queue ends").unwrap();
+            assert!(matches!(ended, Err(BackendError::Broken { .. } | BackendError::Unavailable { .. })), "{ended:?}");
+        }
+        for stream in streams {
+            let chunks: Vec<_> = tokio::time::timeout(PATIENCE, stream.collect()).await.expect("a request in flight ends");
+            let finished = chunks.iter().flatten().flat_map(|chunk| &chunk.view.choices).any(|choice| choice.finish.is_some());
+            assert!(finished || matches!(chunks.last(), Some(Err(BackendError::Broken { .. }))), "{:?}", chunks.last());
+        }
         let mut state = supervisor.watch();
         let back = state.wait_for(|state| state.restarts > restarts && state.phase == WorkerPhase::Ready);
         let exit = tokio::time::timeout(PATIENCE, back).await.unwrap().unwrap().last_exit.clone().unwrap();
@@ -89,12 +127,33 @@ async fn answers_and_comes_back_after_every_death() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_leaves_stops_the_decode() {
+    let (supervisor, _folder) = tiny().await;
+    let mut streams = Vec::new();
+    for _ in 0..4 {
+        streams.push(supervisor.backend().oneshot(ask(STORY)).await.unwrap().chunks);
+    }
+    drop(streams);
+    let mut state = supervisor.watch();
+    let free = state.wait_for(|state| {
+        state
+            .health
+            .as_ref()
+            .is_some_and(|health| health.stats.requests_total == 4 && health.stats.slots_busy == 0 && health.stats.waiting == 0)
+    });
+    let health = tokio::time::timeout(PATIENCE, free).await.unwrap().unwrap().health.clone().unwrap();
+    assert!(health.stats.generated_tokens_total < 4 * 900, "{health:?}");
+}
+
 #[tokio::test]
 async fn a_model_that_cannot_be_loaded_is_down_with_the_reason() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("broken.gguf");
     std::fs::write(&file, b"GGUF then nothing").unwrap();
-    for (path, words) in [(folder.path().join("none.gguf"), "cannot be read"), (file, "cannot load")] {
+    let text = folder.path().join("text.gguf");
+    std::fs::write(&text, b"<html>").unwrap();
+    for (path, words) in [(folder.path().join("none.gguf"), "cannot be read"), (file, "cannot load"), (text, "not a GGUF")] {
         let supervisor = Supervisor::start(settings(path), supervision()).unwrap();
         let mut state = supervisor.watch();
         let down = state.wait_for(|state| state.phase == WorkerPhase::Down);
@@ -102,5 +161,111 @@ async fn a_model_that_cannot_be_loaded_is_down_with_the_reason() {
         assert_eq!(exit.reason, "model");
         assert!(exit.words.contains(words), "{}", exit.words);
         assert!(matches!(supervisor.backend().oneshot(ask(HELLO)).await, Err(BackendError::Unavailable { .. })));
+    }
+}
+
+/// A damaged file ends in words and an exit code, loads and answers, or at worst takes only its worker down.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damaged_models_are_contained() {
+    let whole = support::tiny_bytes();
+    let folder = tempfile::tempdir().unwrap();
+    let mut counts = [0; 3];
+    for round in 0..24_usize {
+        let mut bytes = whole.clone();
+        if round % 3 == 0 {
+            bytes.truncate(whole.len() * (round + 1) / 25);
+        } else {
+            // The header and the vocabulary are the first part of the file; that is where damage is read as sizes.
+            let at = (round * 7919 * 31) % if round % 3 == 1 { 12_000 } else { bytes.len() };
+            bytes[at] ^= 1 << (round % 8);
+        }
+        let path = folder.path().join(format!("{round}.gguf"));
+        std::fs::write(&path, bytes).unwrap();
+        let supervision = Supervision { backoff: PATIENCE, ..supervision() };
+        let supervisor = Supervisor::start(settings(path), supervision).unwrap();
+        let mut state = supervisor.watch();
+        let settled = state.wait_for(|state| state.phase != WorkerPhase::Loading);
+        let state = tokio::time::timeout(PATIENCE, settled).await.unwrap().unwrap().clone();
+        let outcome = match &state.last_exit {
+            None => match collect(&supervisor, HELLO).await {
+                Ok(_) | Err(BackendError::Upstream { .. } | BackendError::Broken { .. } | BackendError::Unavailable { .. }) => 0,
+                Err(error) => panic!("{round}: {error}"),
+            },
+            Some(exit) if matches!(exit.reason, "model" | "memory" | "exit") => 1,
+            Some(_) => 2,
+        };
+        counts[outcome] += 1;
+    }
+    println!("served {}, refused {}, crashed in the worker {}", counts[0], counts[1], counts[2]);
+    assert!(counts[1] >= 8, "every truncated file is refused: {counts:?}");
+}
+
+/// What the wire promises, one request a line: body, then what a view of the answer must show.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_become_what_they_ask_for() {
+    let (supervisor, _folder) = tiny().await;
+    let with =
+        |more: &str| format!(r#"{{"model":"x","messages":[{{"role":"user","content":"hi"}}],"max_tokens":60,"temperature":0{more}}}"#);
+    let whole = |chunks: Vec<Chunk>| chunks.into_iter().next().unwrap().view;
+
+    let view = whole(collect(&supervisor, &with(r#","n":3,"seed":5,"logit_bias":{"2":-100}"#)).await.unwrap());
+    assert_eq!(view.choices.len(), 3);
+    assert_eq!(view.usage.unwrap().completion_tokens, 180, "summed over the choices");
+
+    let view = whole(collect(&supervisor, &with(r#","logprobs":true,"top_logprobs":2,"logit_bias":{"2":-100}"#)).await.unwrap());
+    assert_eq!(view.choices[0].logprobs.len(), 60);
+
+    let schema = r#"{"type":"object","properties":{"ok":{"type":"boolean"},"n":{"type":"integer","minimum":0,"maximum":9}},"required":["ok","n"],"additionalProperties":false}"#;
+    let view = whole(
+        collect(
+            &supervisor,
+            &with(&format!(r#","response_format":{{"type":"json_schema","json_schema":{{"name":"s","schema":{schema}}}}}"#)),
+        )
+        .await
+        .unwrap(),
+    );
+    let value: serde_json::Value = serde_json::from_str(view.choices[0].content.as_deref().unwrap()).unwrap();
+    assert!(value["ok"].is_boolean() && value["n"].is_u64(), "{value}");
+
+    let tools = format!(
+        r#","tools":[{{"type":"function","function":{{"name":"set","parameters":{schema}}}}}],"tool_choice":"required","parallel_tool_calls":false"#
+    );
+    let chunks = collect(&supervisor, &with(&format!("{tools},\"stream\":true"))).await.unwrap();
+    let deltas: Vec<_> = chunks.iter().flat_map(|chunk| &chunk.view.choices).flat_map(|choice| &choice.tool_calls).collect();
+    assert_eq!(deltas[0].name.as_deref(), Some("set"));
+    assert!(deltas[0].id.is_some() && deltas[1..].iter().all(|delta| delta.id.is_none()));
+    let arguments: String = deltas.iter().filter_map(|delta| delta.arguments.as_deref()).collect();
+    assert!(serde_json::from_str::<serde_json::Value>(&arguments).unwrap()["ok"].is_boolean(), "{arguments}");
+    let finish = chunks.iter().flat_map(|chunk| &chunk.view.choices).find_map(|choice| choice.finish.clone());
+    assert_eq!(finish, Some(Finish::ToolCalls));
+
+    for (more, status, code) in [
+        (r#","max_completion_tokens":60,"n":17"#, 400, "invalid_value"),
+        (
+            r#","response_format":{"type":"json_schema","json_schema":{"name":"s","schema":{"$ref":"https://example.com/x"}}}"#,
+            501,
+            "constraint_unsupported",
+        ),
+        (
+            r#","tools":[{"type":"function","function":{"name":"f"}}],"tool_choice":{"type":"function","function":{"name":"g"}}"#,
+            400,
+            "invalid_value",
+        ),
+    ] {
+        match collect(&supervisor, &with(more)).await {
+            Err(BackendError::Upstream { status: got, body, .. }) => {
+                let error: serde_json::Value = serde_json::from_slice(&body).unwrap();
+                assert_eq!((got, error["error"]["code"].as_str()), (status, Some(code)), "{more}: {error}");
+                assert_eq!(error["error"].as_object().unwrap().len(), 4);
+            }
+            other => panic!("{more}: {other:?}"),
+        }
+    }
+    let long = format!(r#"{{"model":"x","messages":[{{"role":"user","content":"{}"}}]}}"#, "word ".repeat(1200));
+    match collect(&supervisor, &long).await {
+        Err(BackendError::Upstream { status: 400, body, .. }) => {
+            assert!(String::from_utf8_lossy(&body).contains("context_length_exceeded"))
+        }
+        other => panic!("{other:?}"),
     }
 }
