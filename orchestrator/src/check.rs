@@ -16,6 +16,8 @@ pub enum Flaw {
     Empty,
     #[error("the answer was cut off before its end")]
     Cut,
+    #[error("no answer came in time: be brief")]
+    Late,
     #[error("the file is a placeholder: {0}")]
     Placeholder(String),
     #[error("the answer is another file: its first line names {0}")]
@@ -42,6 +44,7 @@ impl Flaw {
         match self {
             Flaw::Empty => "empty",
             Flaw::Cut => "cut",
+            Flaw::Late => "late",
             Flaw::Placeholder(_) => "placeholder",
             Flaw::WrongFile(_) => "wrong_file",
             Flaw::Repeats(_) => "repeats",

@@ -179,11 +179,16 @@ impl Build<'_> {
             }
             if Instant::now() > until {
                 let why = format!("{} s for one file are over", limits.seconds_per_file);
-                return (Err(Unmade::Stopped(why)), attempt - 1);
+                return (Err(Unmade::Refused(why)), attempt - 1);
             }
             let question = prompt::file(self.request, self.plan, file, finished, &faults, max_tokens);
             let answer = match self.upstream.ask(&question).await {
                 Ok(answer) => answer,
+                Err(AskError::Slow(limit)) => {
+                    self.view.show(&Event::Note { text: &format!("{}: no answer within {limit:?}", file.path) });
+                    faults.push(Flaw::Late);
+                    continue;
+                }
                 Err(err) => return (Err(Unmade::Stopped(err.to_string())), attempt),
             };
             self.budget.spent(&answer).await;
@@ -447,15 +452,21 @@ pub async fn plan(
     budget: &Budget,
 ) -> Result<Result<Plan, String>, AskError> {
     let mut fault: Option<String> = None;
+    let mut failures = 0;
     for attempt in 1..=budget.limits.attempts_for_plan {
         if let Err(spent) = budget.take() {
             return Ok(Err(spent));
         }
-        let question = prompt::plan(request, name, &set.name, fault.as_deref());
+        let question = prompt::plan(request, name, &set.name, fault.as_deref(), budget.limits.answer_tokens);
         let answer = match upstream.ask(&question).await {
             Ok(answer) => answer,
             Err(err) if err.is_final() => return Err(err),
             Err(err) => {
+                view.show(&Event::Note { text: &format!("plan, question {attempt}: {err}") });
+                failures += 1;
+                if failures == 2 {
+                    return Ok(Err(err.to_string()));
+                }
                 fault = Some(err.to_string());
                 continue;
             }

@@ -11,7 +11,7 @@ use crate::plan::{File, Plan, schema};
 const SIGNATURES: usize = 12_000;
 
 /// Asks for the plan. `fault` is what was wrong with the plan before.
-pub fn plan(request: &str, service_name: &str, stack: &str, fault: Option<&str>) -> Question {
+pub fn plan(request: &str, service_name: &str, stack: &str, fault: Option<&str>, max_tokens: u32) -> Question {
     let system = "You plan the files of a service; others write them. Answer with JSON only: service_name, endpoints \
         (\"METHOD /path\", GET /health among them for a web service), entities (what the service stores, with fields; empty \
         when there is nothing to store), files_to_create. Each file: path (relative), priority (critical: entry point, \
@@ -23,7 +23,7 @@ pub fn plan(request: &str, service_name: &str, stack: &str, fault: Option<&str>)
     if let Some(fault) = fault {
         let _ = write!(user, "\nThe plan before this one was refused: {fault}. Mend that.\n");
     }
-    Question { system, user, max_tokens: 2048, schema: Some(("service_plan", schema())) }
+    Question { system, user, max_tokens, schema: Some(("service_plan", schema())) }
 }
 
 /// Asks for one file. `faults` are what was wrong with the answers before, the last one last.

@@ -21,11 +21,16 @@ pub struct Ran {
     pub output: String,
 }
 
-/// The real binary, on a request file, without a started service.
+/// The real binary on a request, without a started service.
 pub fn command(work: &Work, base_url: &str, out: &Path) -> Command {
+    command_with(work, base_url, out, &["--service-check", "off"])
+}
+
+/// The real binary on a request.
+pub fn command_with(work: &Work, base_url: &str, out: &Path, flags: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_spectra-orchestrator"));
-    command.args(["build", &work.request, "--name", &work.name, "--json", "--service-check", "off", "--out"]);
-    command.arg(out).args(["--base-url", base_url]).env("OPENAI_API_KEY", "scripted");
+    command.args(["build", &work.request, "--name", &work.name, "--json", "--out"]);
+    command.arg(out).args(["--base-url", base_url]).args(flags).env("OPENAI_API_KEY", "scripted");
     command.current_dir(std::env::temp_dir());
     command
 }
