@@ -6,6 +6,8 @@ mod clients;
 #[cfg(test)]
 mod edge;
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
 mod setup;
 #[cfg(test)]
 mod tidy;
