@@ -125,7 +125,7 @@ fn boundaries(text: &str, places: &[prop::sample::Index]) -> Vec<usize> {
 }
 
 proptest! {
-    #![proptest_config(config(3000))]
+    #![proptest_config(config(1500))]
 
     #[test]
     fn repair_never_panics_and_is_idempotent(text in jsonish(), cut in any::<bool>()) {
@@ -145,7 +145,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(config(600))]
+    #![proptest_config(config(300))]
 
     #[test]
     fn valid_json_is_untouched(value in object(), pretty in any::<bool>()) {

@@ -18,7 +18,7 @@ struct Candidate {
 
 /// Finds the only value, mends it, drops what is around it.
 pub(super) fn only_value(text: &str, given: &Given<'_>) -> Repaired {
-    if let Some(repaired) = escaped(text, given).or_else(|| quoted(text, given)) {
+    if let Some(repaired) = escaped(text).or_else(|| quoted(text, given)) {
         return repaired;
     }
     let candidates = match candidates(text) {
@@ -270,7 +270,7 @@ fn in_code(text: &str, candidate: &Candidate) -> bool {
 
 /// A string at the root that holds JSON, with line breaks that JSON strings may not have.
 fn quoted(text: &str, given: &Given<'_>) -> Option<Repaired> {
-    let trimmed = text.trim();
+    let trimmed = unfenced(text);
     if given.string_wanted || !trimmed.starts_with(['"', '\'']) {
         return None;
     }
@@ -295,8 +295,8 @@ fn quoted(text: &str, given: &Given<'_>) -> Option<Repaired> {
 }
 
 /// `{\"a\": \"b\"}`: the inside of a JSON string without its quotes.
-fn escaped(text: &str, given: &Given<'_>) -> Option<Repaired> {
-    let trimmed = text.trim();
+fn escaped(text: &str) -> Option<Repaired> {
+    let trimmed = unfenced(text);
     let opens = trimmed.starts_with(['{', '[']) && trimmed.contains("\\\"");
     let bytes = trimmed.as_bytes();
     let all_escaped = || memchr::memchr_iter(b'"', bytes).all(|at| at > 0 && bytes[at - 1] == b'\\');
@@ -306,15 +306,19 @@ fn escaped(text: &str, given: &Given<'_>) -> Option<Repaired> {
     let body = trimmed.replace('\n', "\\n").replace('\r', "\\r").replace('\t', "\\t");
     let inner: String = serde_json::from_str(&format!("\"{body}\"")).ok()?;
     let whole = crate::verify::json::Scan::whole(&inner).is_ok();
-    let _ = given;
     whole.then(|| Repaired::Mended { text: inner, stages: vec![Stage::DoubleEncoding] })
+}
+
+/// The inside of a fence that is the whole text; the text itself where there is none.
+fn unfenced(text: &str) -> &str {
+    let trimmed = text.trim();
+    let inner = trimmed.strip_prefix("```").and_then(|inner| inner.strip_suffix("```"));
+    inner.map_or(trimmed, |inner| inner.strip_prefix("json").unwrap_or(inner).trim())
 }
 
 /// A lone number, string or word in a fence.
 fn scalar(text: &str) -> Option<Repaired> {
-    let trimmed = text.trim();
-    let inner = trimmed.strip_prefix("```")?.strip_suffix("```")?;
-    let inner = inner.strip_prefix("json").unwrap_or(inner).trim();
+    let inner = unfenced(text);
     crate::verify::json::Scan::whole(inner).is_ok().then(|| Repaired::Mended { text: inner.to_owned(), stages: vec![Stage::Fence] })
 }
 

@@ -388,7 +388,8 @@ impl<'a> Mender<'a> {
     fn missing_comma(&mut self, rest: &str, first: char) -> Result<(), Stop> {
         let gap = self.out.len() > self.value_end;
         let sure = if self.in_object() {
-            gap && key_follows(rest)
+            // Two quotes in a row may also be quotes inside a string.
+            (gap || self.last != Last::String) && key_follows(rest)
         } else {
             match (self.last, first) {
                 (_, '{' | '[') | (Last::Container, _) => Quote::opening(rest).is_some() || "{[".contains(first) || value_starts(rest),
@@ -397,8 +398,10 @@ impl<'a> Mender<'a> {
                 _ => gap && (Quote::opening(rest).is_some() || value_starts(rest)),
             }
         };
+        let unfinished = Quote::opening(rest)
+            .is_some_and(|quote| matches!(strings::string(rest, 0, quote, self.python, &mut String::new()), Err(Stop::Cut { .. })));
         if !sure {
-            return if gap && cut_word(rest) {
+            return if gap && (cut_word(rest) || unfinished) {
                 Err(Stop::Cut { at: self.at })
             } else {
                 self.declined("expected a comma or a closing bracket")
