@@ -251,3 +251,26 @@ fn large_and_deep_texts_are_survived() {
         }
     }
 }
+
+/// Readings that a model's habits suggest and that would be wrong.
+#[test]
+fn what_has_two_readings_is_declined() {
+    let declined = [
+        "{'a': ['one '\n 'two', 'three']}",
+        "[1, 2, ...]",
+        "[1,,2]",
+        "{\"a\": \"say \"hi\" to\"}",
+        "{\"a\": 05}",
+        "{\"a\": undefined}",
+        "{\"a\": \"C:\\dir\\new\"}",
+        "{\"a\": 1}\n{\"a\": 2}",
+        "{\"a\": [1, 2}",
+        "{\"a\": 1, // ... more fields\n}",
+        "x = {\"a\": 1}",
+        "name: x\ntags: []\nports: {}",
+    ];
+    for text in declined {
+        let repaired = repair::json(text, &Given::default());
+        assert!(matches!(repaired, Repaired::Declined { .. }), "{text}: {repaired:?}");
+    }
+}

@@ -393,7 +393,8 @@ impl<'a> Mender<'a> {
         } else {
             match (self.last, first) {
                 (_, '{' | '[') | (Last::Container, _) => Quote::opening(rest).is_some() || "{[".contains(first) || value_starts(rest),
-                (Last::String, _) if Quote::opening(rest).is_some() => self.broke,
+                // In Python two strings in a row are one.
+                (Last::String, _) if Quote::opening(rest).is_some() => self.broke && first == '"' && !self.python,
                 (Last::Number, '-' | '+' | '0'..='9') => self.broke,
                 _ => gap && (Quote::opening(rest).is_some() || value_starts(rest)),
             }

@@ -138,7 +138,9 @@ fn top_level(language: Language, child: Node<'_>, code: &str, outline: &mut Outl
     } else if kind.contains("definition") || kind.contains("declaration") || kind.ends_with("_item") || kind == "export_statement" {
         outline.types += 1;
     } else {
-        outline.effective += 1;
+        // A loop or a choice over several lines holds several statements.
+        let lines = child.end_position().row - child.start_position().row;
+        outline.effective += if lines >= 4 && !matches!(inner, "call" | "call_expression" | "assignment") { 3 } else { 1 };
     }
 }
 
