@@ -2,7 +2,7 @@
 
 use spectra_backends::chat::{Format, Role, ToolChoice, View};
 
-use super::fingerprint::Keys;
+use super::fingerprint::{Hash, Keys};
 use super::lexicon::{self as cue, CUES, Lexicon};
 use super::scan::Scan;
 
@@ -111,6 +111,9 @@ pub const FEATURES: [Feature; 76] = [
     feature("asks_design", "asks for a design", 0.6, |f| lead(f, cue::SYSTEMS)),
 ];
 
+/// The first features are the length prior.
+const LENGTHS: usize = 2;
+
 /// Added to the log-odds before any feature: an empty prompt is easy.
 pub const INTERCEPT: f32 = -3.2;
 
@@ -174,6 +177,41 @@ impl Facts {
         }
     }
 
+    /// Form of the prompt: the kind of answer it wants and the fixed line it ends with, where it has one.
+    /// Prompts in a frame (system prompt, tools, schema) are forms of their own.
+    pub fn form(&self, last_line: bool) -> u64 {
+        let kind = Hash::new(u64::from(self.keys.frame != 0)).add(&[self.kind as u8]);
+        if last_line { kind.add(&self.scan.last_line.to_le_bytes()).0 } else { kind.0 }
+    }
+
+    /// Log-odds of "the local model will not do", for prompts of a form that nothing was learned about: the length decides, the
+    /// hand-set cues help. Out of their family, weights trained on prompts did worse than length alone (docs/routing.md), so none
+    /// are used here.
+    pub fn cold(&self, values: &[f32; DIM]) -> f32 {
+        let length = (log(self.scan.chars) - 5.5) / 0.8;
+        let cues: f32 = values.iter().zip(&FEATURES).skip(LENGTHS).map(|(value, feature)| value * feature.weight).sum();
+        let cues = cues.clamp(-6.0, 6.0);
+        if self.kind != Kind::Choice && self.mechanical() {
+            // "Translate this", "format this log": the length is that of the material, not of the task.
+            return length.min(-0.5) + 0.3 * cues.min(0.0) - 1.5;
+        }
+        // A short question on a hard matter is not easy because it is short.
+        let floor = -3.5 + 1.2 * cues.clamp(0.0, 3.0);
+        match self.kind {
+            Kind::Choice => length + 0.05 * cues,
+            Kind::Sum => length + 0.1 * cues + 0.5,
+            Kind::Code => length.max(floor - 1.0) + 0.05 * cues + 0.4,
+            Kind::Structured => length + 0.1 * cues,
+            Kind::Open => 0.8 * length.max(floor) + 0.5 * cues - 0.3,
+        }
+    }
+
+    /// The first words ask for something that needs no thought, and nothing there speaks of a hard matter.
+    fn mechanical(&self) -> bool {
+        let hard = [cue::PROOF, cue::MATHS, cue::PHYSICS, cue::ALGORITHM, cue::SYSTEMS];
+        self.scan.lead[cue::EASY] > 0 && hard.iter().all(|group| self.scan.lead[*group] == 0)
+    }
+
     pub fn values(&self) -> [f32; DIM] {
         std::array::from_fn(|at| (FEATURES[at].of)(self))
     }
@@ -189,14 +227,17 @@ impl Facts {
 
 fn kind(scan: &Scan, structured: bool) -> Kind {
     let code = scan.cues[cue::CODING] + scan.cues[cue::ALGORITHM] / 2;
+    let amount = scan.cues[cue::COUNT] + scan.cues[cue::QUANTITY] + scan.cues[cue::MONEY_TIME];
     if structured || scan.json_keys >= 2 {
         Kind::Structured
     } else if scan.options >= 2 && scan.options <= 12 {
         Kind::Choice
-    } else if scan.fences > 0 || code >= 2 || scan.semicolons >= 3 {
+    } else if scan.fences > 0 || scan.semicolons >= 3 {
         Kind::Code
-    } else if scan.numbers >= 2 && scan.questions >= 1 && scan.chars < 1200 {
+    } else if scan.numbers >= 2 && scan.questions >= 1 && amount >= 2 || scan.numbers >= 1 && scan.cues[cue::COUNT] >= 1 && amount >= 3 {
         Kind::Sum
+    } else if code >= 2 || scan.lead[cue::CODING] >= 1 {
+        Kind::Code
     } else {
         Kind::Open
     }

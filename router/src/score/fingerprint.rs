@@ -9,8 +9,6 @@ use super::scan::Scan;
 pub(super) struct Keys {
     /// System prompt, tools, schema and the skeleton of the message.
     pub template: u64,
-    /// System prompt, tools, schema and how the message begins.
-    pub opening: u64,
     /// System prompt, tools and schema only; 0 where there are none.
     pub frame: u64,
 }
@@ -24,7 +22,7 @@ impl Keys {
     pub fn of(view: &View, text: &str, scan: &Scan) -> Self {
         let frame = frame(view);
         let words = |count: usize| scan.words.iter().take(count).fold(Hash::new(frame), |hash, word| hash.add(&word.to_le_bytes())).0;
-        Self { template: Hash::new(words(3)).add(&skeleton(text.as_bytes()).to_le_bytes()).0, opening: words(5), frame }
+        Self { template: Hash::new(words(3)).add(&skeleton(text.as_bytes()).to_le_bytes()).0, frame }
     }
 }
 
@@ -83,10 +81,10 @@ fn skeleton(text: &[u8]) -> u64 {
 
 /// A 64-bit hash, eight bytes at a step: stable between runs and machines, which `DefaultHasher` does not promise.
 #[derive(Clone, Copy)]
-struct Hash(u64);
+pub(super) struct Hash(pub u64);
 
 impl Hash {
-    fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         Self(seed ^ 0x9E37_79B9_7F4A_7C15)
     }
 
@@ -96,7 +94,7 @@ impl Hash {
         Self((product as u64) ^ (product >> 64) as u64)
     }
 
-    fn add(self, bytes: &[u8]) -> Self {
+    pub fn add(self, bytes: &[u8]) -> Self {
         let mut hash = self.mix(bytes.len() as u64 ^ 0xA5A5);
         let mut chunks = bytes.chunks_exact(8);
         for chunk in &mut chunks {

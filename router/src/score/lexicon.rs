@@ -52,7 +52,7 @@ const GROUPS: [(&str, &str); 26] = [
     ),
     (
         "algorithm",
-        "algorithm algorithms complexity dynamic,programming recursion recursive backtracking graph dijkstra shortest tree heap hash np np-hard greedy knapsack topological sort sorting binary bfs dfs subsequence subarray palindrome concurrent lock lock-free linearizable consensus paxos raft amortized scheduler parser compiler bitmask trie",
+        "algorithm algorithms complexity dynamic,programming recursion recursive backtracking graph dijkstra shortest tree heap hash np np-hard greedy knapsack topological binary bfs dfs subsequence subarray palindrome concurrent lock lock-free linearizable consensus paxos raft amortized scheduler parser compiler bitmask trie",
     ),
     (
         "medicine",
@@ -94,7 +94,7 @@ const GROUPS: [(&str, &str); 26] = [
     ),
     (
         "easy",
-        "translate translation format reformat convert uppercase lowercase capitalize rename spelling spell typo typos proofread rephrase paraphrase summarize summarise summary tldr shorten extract list,names alphabetize copy repeat indent prettify clean tabulate bullet transcribe reverse remove,duplicates fix,grammar grammar count,words label tag",
+        "translate translation format reformat convert uppercase lowercase capitalize rename spelling spell typo typos proofread rephrase paraphrase summarize summarise summary tldr shorten extract list,names alphabetize copy repeat indent prettify clean tabulate bullet transcribe reverse sort count list,the fix,the remove,duplicates grammar label tag",
     ),
     (
         "small_talk",

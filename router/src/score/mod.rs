@@ -1,23 +1,34 @@
 //! How hard a request looks, and how likely each route is to answer it usably. Read `Scorer::score` first.
 
+mod calibration;
+mod embed;
+mod experts;
 mod features;
 mod fingerprint;
 mod lexicon;
+pub mod metrics;
 mod policy;
+mod ridge;
 mod scan;
 mod templates;
+pub mod train;
+mod weights;
 
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use spectra_backends::ChatRequest;
 
+use calibration::{Calibration, sigmoid};
+use experts::{Correction, Experts, Learned};
 use features::Facts;
 pub use features::{DIM, FEATURES, Feature, INTERCEPT, Kind};
 use fingerprint::Keys;
 use lexicon::Lexicon;
 pub use policy::{Choice, Policy, Route, Rule, Situation, Why};
-pub use templates::Counts;
+use ridge::{Input, WIDTH};
 use templates::Templates;
+pub use templates::{Counts, Tally};
+pub use weights::{BadWeights, Weights};
 
 /// How many reasons a score carries at most.
 const REASONS: usize = 4;
@@ -28,6 +39,7 @@ pub struct Scorer {
     lexicon: Lexicon,
     weights: Weights,
     settings: Settings,
+    experts: Experts,
     templates: Templates,
     calibration: RwLock<[Calibration; 2]>,
 }
@@ -49,8 +61,22 @@ pub struct Score {
     pub fingerprint: u64,
     /// How many outcomes of this template the estimate rests on, with decay.
     pub seen: f32,
+    /// How many of them, with decay, the local model answered usably, and of how many.
+    pub seen_local: (f32, f32),
+    trace: Option<Box<Trace>>,
+}
+
+/// What learning needs to know of a score.
+#[derive(Clone, Debug)]
+struct Trace {
     keys: Keys,
-    /// Chances before calibration, local and hosted: what the calibration learns from.
+    form: u64,
+    x: Input,
+    /// Chances (local, hosted) of the weights alone, and what the experts would add.
+    base: [f32; 2],
+    moved: [Correction; 2],
+    /// With the experts' trusted correction, and with the template's.
+    expert: [f32; 2],
     raw: [f32; 2],
 }
 
@@ -91,71 +117,71 @@ pub struct State {
     /// Of the layout; another version is not imported.
     pub version: u32,
     pub templates: Vec<(u64, Counts)>,
+    experts: Vec<Learned>,
     calibration: [Calibration; 2],
 }
 
 /// Layout of `State`.
-pub const STATE_VERSION: u32 = 1;
-
-/// The trained part of the score.
-#[derive(Clone, Debug)]
-pub struct Weights {
-    features: [f32; DIM],
-    intercept: f32,
-}
-
-impl Weights {
-    /// The weights that ship with this build.
-    #[must_use]
-    pub fn builtin() -> Self {
-        Self::v0()
-    }
-
-    /// Version 0: the table in `features.rs`, set by hand.
-    #[must_use]
-    pub fn v0() -> Self {
-        Self { features: std::array::from_fn(|at| FEATURES[at].weight), intercept: INTERCEPT }
-    }
-}
+pub const STATE_VERSION: u32 = 2;
 
 impl Scorer {
     #[must_use]
     pub fn new(weights: Weights, settings: Settings) -> Self {
-        Self { lexicon: Lexicon::new(), weights, settings, templates: Templates::new(), calibration: RwLock::default() }
+        Self {
+            lexicon: Lexicon::new(),
+            weights,
+            settings,
+            experts: Experts::default(),
+            templates: Templates::new(),
+            calibration: RwLock::default(),
+        }
     }
 
     /// Scores a request. Work is bounded by the bytes of its texts; the same request in the same state has the same score.
     pub fn score(&self, request: &ChatRequest) -> Score {
         let facts = Facts::of(request.view(), &self.lexicon);
         let values = facts.values();
-        let log_odds =
-            self.weights.intercept + values.iter().zip(&self.weights.features).map(|(value, weight)| value * weight).sum::<f32>();
-        let difficulty = sigmoid(log_odds);
-        let (prior_local, prior_hosted) = (0.97 - 0.75 * difficulty, 0.99 - 0.22 * difficulty);
-        let (raw_local, raw_hosted, seen) = self.templates.adjust(&facts.keys, prior_local, prior_hosted);
+        let mut x = [0.0; WIDTH];
+        x[..DIM].copy_from_slice(&values);
+        x[DIM..].copy_from_slice(&self.weights.table.embed(&facts.scan.words));
+        let (known, plain) = (facts.form(true), facts.form(false));
+        let (form, base) = match self.weights.forms.iter().find(|form| form.key == known || form.key == plain) {
+            Some(form) => (form.key, [form.local.at(&x).clamp(0.02, 0.98), form.hosted.at(&x).clamp(0.02, 0.98)]),
+            None => (plain, cold(facts.cold(&values))),
+        };
+        let moved = self.experts.correct(form, &x);
+        let expert = [0, 1].map(|at| (base[at] + moved[at].trusted()).clamp(0.02, 0.98));
+        let (raw, counts) = self.templates.adjust(&facts.keys, expert);
         let calibration = *self.calibration.read();
-        let (p_local, p_hosted) = (calibration[0].apply(raw_local), calibration[1].apply(raw_hosted));
+        let (p_local, p_hosted) = (calibration[0].apply(raw[0]), calibration[1].apply(raw[1]));
+        let log_odds = INTERCEPT + values.iter().zip(&FEATURES).map(|(value, feature)| value * feature.weight).sum::<f32>();
         Score {
-            difficulty,
+            difficulty: sigmoid(log_odds),
             p_local,
             p_hosted,
-            need: p_hosted * (1.0 - p_local),
-            reasons: self.reasons(&values),
+            // What the hosted model is expected to gain, by the estimates that rank best: uncalibrated.
+            need: raw[1] - raw[0],
+            reasons: reasons(&values),
             fingerprint: facts.keys.template,
-            seen,
-            keys: facts.keys,
-            raw: [raw_local, raw_hosted],
+            seen: counts.local.seen + counts.hosted.seen,
+            seen_local: (counts.local.usable, counts.local.seen),
+            trace: Some(Box::new(Trace { keys: facts.keys, form, x, base, moved, expert, raw })),
         }
     }
 
     /// Takes the outcome of a scored request in, unless frozen.
     pub fn learn(&self, score: &Score, outcome: Outcome) {
-        if self.settings.freeze {
-            return;
-        }
-        let head = usize::from(!outcome.local);
-        self.calibration.write()[head].learn(score.raw[head], outcome.usable);
-        self.templates.learn(&score.keys, outcome.local, outcome.usable);
+        let Some(trace) = score.trace.as_ref().filter(|_| !self.settings.freeze) else { return };
+        let route = usize::from(!outcome.local);
+        let happened = if outcome.usable { 1.0 } else { 0.0 };
+        self.calibration.write()[route].learn(trace.raw[route], outcome.usable);
+        self.templates.learn(&trace.keys, trace.expert[route], outcome.local, outcome.usable);
+        self.experts.learn(trace.form, route, &trace.x, happened - trace.base[route], trace.moved[route]);
+    }
+
+    /// Fits what was learned to the last outcome. `learn` does so by itself, every few outcomes; call this after a batch.
+    pub fn settle(&self) {
+        self.experts.settle();
     }
 
     #[must_use]
@@ -165,7 +191,12 @@ impl Scorer {
 
     #[must_use]
     pub fn export(&self) -> State {
-        State { version: STATE_VERSION, templates: self.templates.export(), calibration: *self.calibration.read() }
+        State {
+            version: STATE_VERSION,
+            templates: self.templates.export(),
+            experts: self.experts.export(),
+            calibration: *self.calibration.read(),
+        }
     }
 
     /// Replaces what was learned. Returns false, and changes nothing, for a state of another layout.
@@ -174,27 +205,33 @@ impl Scorer {
             return false;
         }
         self.templates.import(&state.templates);
+        self.experts.import(state.experts);
         *self.calibration.write() = state.calibration;
         true
     }
+}
 
-    /// The strongest contributions, against a short plain question.
-    fn reasons(&self, values: &[f32; DIM]) -> Vec<Reason> {
-        let mut top: [(f32, usize); REASONS] = [(0.0, usize::MAX); REASONS];
-        for (at, (value, weight)) in values.iter().zip(&self.weights.features).enumerate() {
-            let share = value * weight;
-            let mut candidate = (share, at);
-            for slot in &mut top {
-                if candidate.0.abs() > slot.0.abs() {
-                    std::mem::swap(slot, &mut candidate);
-                }
+/// Chances (local, hosted) for prompts of an unknown form. The hosted one falls so slowly that `need` rises with `hardness`.
+fn cold(hardness: f32) -> [f32; 2] {
+    let hardness = hardness.clamp(-5.0, 5.0);
+    [sigmoid(1.0 - 0.6 * hardness), sigmoid(2.8 - 0.12 * hardness)]
+}
+
+/// The strongest contributions, against a short plain question.
+fn reasons(values: &[f32; DIM]) -> Vec<Reason> {
+    let mut top: [(f32, usize); REASONS] = [(0.0, usize::MAX); REASONS];
+    for (at, (value, feature)) in values.iter().zip(&FEATURES).enumerate() {
+        let mut candidate = (value * feature.weight, at);
+        for slot in &mut top {
+            if candidate.0.abs() > slot.0.abs() {
+                std::mem::swap(slot, &mut candidate);
             }
         }
-        top.iter()
-            .filter(|(share, _)| share.abs() >= 0.05)
-            .filter_map(|(share, at)| FEATURES.get(*at).map(|feature| reason(feature, *share)))
-            .collect()
     }
+    top.iter()
+        .filter(|(share, _)| share.abs() >= 0.05)
+        .filter_map(|(share, at)| FEATURES.get(*at).map(|feature| reason(feature, *share)))
+        .collect()
 }
 
 fn reason(feature: &Feature, share: f32) -> Reason {
@@ -203,61 +240,6 @@ fn reason(feature: &Feature, share: f32) -> Reason {
         weight: share,
         text: format!("{} ({}{:.1})", feature.words, if share < 0.0 { "easier, " } else { "+" }, share),
     }
-}
-
-/// Platt's calibration learned online: usable ~ sigmoid(slope * logit(p) + offset), by Newton steps with a Gaussian prior on
-/// "already calibrated" (Platt 1999; the recursive form is a Laplace approximation).
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-struct Calibration {
-    slope: f32,
-    offset: f32,
-    /// Precision of (slope, offset), upper triangle.
-    precision: [f32; 3],
-}
-
-impl Default for Calibration {
-    fn default() -> Self {
-        Self { slope: 1.0, offset: 0.0, precision: [20.0, 0.0, 4.0] }
-    }
-}
-
-impl Calibration {
-    fn apply(&self, chance: f32) -> f32 {
-        sigmoid(self.slope * logit(chance) + self.offset)
-    }
-
-    fn learn(&mut self, chance: f32, usable: bool) {
-        let x = logit(chance);
-        let p = self.apply(chance);
-        let error = if usable { 1.0 } else { 0.0 } - p;
-        let w = (p * (1.0 - p)).max(0.01);
-        self.precision[0] += w * x * x;
-        self.precision[1] += w * x;
-        self.precision[2] += w;
-        let [a, b, c] = self.precision;
-        let det = (a * c - b * b).max(1e-6);
-        self.slope = (self.slope + error * (c * x - b) / det).clamp(0.2, 3.0);
-        self.offset = (self.offset + error * (a - b * x) / det).clamp(-4.0, 4.0);
-        // Old outcomes fade: about the last 2,000 count.
-        if c > 400.0 {
-            for value in &mut self.precision {
-                *value *= 0.9995;
-            }
-        }
-    }
-
-    fn sound(&self) -> bool {
-        self.slope.is_finite() && self.offset.is_finite() && self.precision.iter().all(|value| value.is_finite())
-    }
-}
-
-fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + (-x).exp())
-}
-
-fn logit(p: f32) -> f32 {
-    let p = p.clamp(0.005, 0.995);
-    (p / (1.0 - p)).ln()
 }
 
 #[cfg(test)]

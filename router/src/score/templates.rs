@@ -1,4 +1,4 @@
-//! What became of earlier requests of the same template: decayed Beta counts, bounded in number, sharded for concurrent use.
+//! What became of earlier requests of the same template: counts with decay, bounded in number, sharded for concurrent use.
 
 use std::collections::HashMap;
 
@@ -16,10 +16,17 @@ const DECAY: f32 = 0.995;
 /// Outcomes of both routes, counted with decay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Counts {
-    pub local_ok: f32,
-    pub local: f32,
-    pub hosted_ok: f32,
-    pub hosted: f32,
+    pub local: Tally,
+    pub hosted: Tally,
+}
+
+/// Outcomes of one route.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Tally {
+    pub seen: f32,
+    pub usable: f32,
+    /// Sum of (outcome - the chance that the model gave it): what the model does not know about this template.
+    pub surprise: f32,
 }
 
 #[derive(Debug)]
@@ -36,25 +43,31 @@ impl Templates {
         self.shard(key).lock().get(&key).copied().unwrap_or_default()
     }
 
-    /// Chance of a usable answer, the model's own estimate shrunk towards what was seen: from the coarsest key to the finest.
-    pub fn adjust(&self, keys: &Keys, local: f32, hosted: f32) -> (f32, f32, f32) {
-        let (mut local, mut hosted, mut seen) = (local, hosted, 0.0);
+    /// The model's chances (local, hosted) moved by what was seen of the template, from the coarsest key to the finest; and the
+    /// finest key's own counts.
+    pub fn adjust(&self, keys: &Keys, chances: [f32; 2]) -> ([f32; 2], Counts) {
+        let ([mut local, mut hosted], mut last) = (chances, Counts::default());
         for (key, strength) in keys.levels() {
-            let counts = self.get(key);
-            local = (counts.local_ok + strength * local) / (counts.local + strength);
-            hosted = (counts.hosted_ok + strength * hosted) / (counts.hosted + strength);
-            seen = counts.local + counts.hosted;
+            last = self.get(key);
+            local = (local + last.local.shift(strength)).clamp(0.01, 0.99);
+            hosted = (hosted + last.hosted.shift(strength)).clamp(0.01, 0.99);
         }
-        (local, hosted, seen)
+        ([local, hosted], last)
     }
 
-    pub fn learn(&self, keys: &Keys, on_local: bool, usable: bool) {
-        for (key, _) in keys.levels() {
+    /// Takes an outcome in. `chance` is the model's, before any adjustment; each level learns what the coarser ones leave over.
+    pub fn learn(&self, keys: &Keys, chance: f32, on_local: bool, usable: bool) {
+        let mut chance = chance;
+        for (key, strength) in keys.levels() {
             let mut shard = self.shard(key).lock();
             if shard.len() >= CAPACITY / SHARDS && !shard.contains_key(&key) {
                 evict(&mut shard);
             }
-            shard.entry(key).or_default().add(on_local, usable);
+            let counts = shard.entry(key).or_default();
+            let tally = if on_local { &mut counts.local } else { &mut counts.hosted };
+            let before = tally.shift(strength);
+            tally.add(usable, chance);
+            chance = (chance + before).clamp(0.01, 0.99);
         }
     }
 
@@ -69,7 +82,7 @@ impl Templates {
         for shard in &self.shards {
             shard.lock().clear();
         }
-        for (key, counts) in rows.iter().take(CAPACITY).filter(|(_, counts)| counts.sound()) {
+        for (key, counts) in rows.iter().take(CAPACITY).filter(|(_, counts)| counts.local.sound() && counts.hosted.sound()) {
             self.shard(*key).lock().insert(*key, *counts);
         }
     }
@@ -80,17 +93,29 @@ impl Templates {
 }
 
 impl Counts {
-    pub fn add(&mut self, on_local: bool, usable: bool) {
-        let (ok, all) = if on_local { (&mut self.local_ok, &mut self.local) } else { (&mut self.hosted_ok, &mut self.hosted) };
-        *all = *all * DECAY + 1.0;
-        *ok = *ok * DECAY + if usable { 1.0 } else { 0.0 };
+    fn total(&self) -> f32 {
+        self.local.seen + self.hosted.seen
+    }
+}
+
+impl Tally {
+    /// How far the outcomes move a chance, if that chance is worth `strength` outcomes.
+    fn shift(self, strength: f32) -> f32 {
+        self.surprise / (self.seen + strength)
+    }
+
+    fn add(&mut self, usable: bool, chance: f32) {
+        let outcome = if usable { 1.0 } else { 0.0 };
+        self.seen = self.seen * DECAY + 1.0;
+        self.usable = self.usable * DECAY + outcome;
+        self.surprise = self.surprise * DECAY + outcome - chance;
     }
 
     /// False for a row that a mangled state file brought in.
-    fn sound(&self) -> bool {
-        [self.local_ok, self.local, self.hosted_ok, self.hosted].iter().all(|value| value.is_finite() && *value >= 0.0)
-            && self.local_ok <= self.local
-            && self.hosted_ok <= self.hosted
+    fn sound(self) -> bool {
+        [self.seen, self.usable, self.surprise].iter().all(|value| value.is_finite())
+            && self.seen >= 0.0
+            && self.surprise.abs() <= self.seen
     }
 }
 
@@ -98,13 +123,13 @@ impl Keys {
     /// From the coarsest to the finest, each with the number of outcomes that its parent's estimate is worth.
     fn levels(&self) -> impl Iterator<Item = (u64, f32)> {
         let frame = (self.frame != 0).then_some((self.frame, 8.0));
-        frame.into_iter().chain([(self.opening, 8.0), (self.template, 4.0)])
+        frame.into_iter().chain([(self.template, 8.0)])
     }
 }
 
 /// Drops the least-seen of a few entries: constant work, and a template in use survives.
 fn evict(shard: &mut HashMap<u64, Counts>) {
-    let victim = shard.iter().take(16).min_by(|a, b| (a.1.local + a.1.hosted).total_cmp(&(b.1.local + b.1.hosted))).map(|(key, _)| *key);
+    let victim = shard.iter().take(16).min_by(|a, b| a.1.total().total_cmp(&b.1.total())).map(|(key, _)| *key);
     if let Some(victim) = victim {
         shard.remove(&victim);
     }

@@ -107,3 +107,46 @@ proptest! {
         prop_assert!(long.need >= short.need);
     }
 }
+
+/// The material that a long easy prompt carries.
+fn material(name: &str) -> String {
+    match name {
+        "text" => "We met on Tuesday near the old harbour and talked about the summer. The boats were late, and nobody minded. ".repeat(20),
+        "log" => (0..60)
+            .map(|n| {
+                format!(
+                    "2026-03-{:02} 10:{n:02}:11 INFO web-{} served /index.html in {} ms to ann{n}@example.org\n",
+                    n % 28 + 1,
+                    n % 4,
+                    n * 7 % 90
+                )
+            })
+            .collect(),
+        "csv" => (0..60).map(|n| format!("{n},Ann Lee {n},Lyon,{}\n", n * 13)).collect(),
+        _ => (0..120).map(|n| format!("apple {}\n", n * 31 % 97)).collect(),
+    }
+}
+
+#[test]
+fn short_hard_prompts_rank_above_long_easy_ones() {
+    let scorer = scorer();
+    let (mut hard, mut easy) = (Vec::new(), Vec::new());
+    for line in include_str!("cases.txt").lines() {
+        let mut text = line.get(2..).unwrap_or_default().to_owned();
+        for name in ["text", "log", "csv", "list"] {
+            text = text.replace(&format!("{{{name}}}"), &format!("\n{}", material(name)));
+        }
+        match line.as_bytes().first() {
+            Some(b'H') => hard.push((line, scorer.score(&ask(&text)))),
+            Some(b'E') => easy.push((line, scorer.score(&ask(&text)))),
+            _ => {}
+        }
+    }
+    assert!(hard.len() >= 25 && easy.len() >= 25);
+    for measure in [|score: &super::Score| score.need, |score: &super::Score| score.difficulty] {
+        let pairs: Vec<_> = hard.iter().flat_map(|h| easy.iter().map(move |e| (h, e))).collect();
+        let wrong: Vec<_> =
+            pairs.iter().filter(|(h, e)| measure(&h.1) <= measure(&e.1)).map(|(h, e)| (h.0, measure(&h.1), e.0, measure(&e.1))).collect();
+        assert!(wrong.len() * 10 <= pairs.len(), "{} of {} pairs wrong: {:#?}", wrong.len(), pairs.len(), &wrong[..wrong.len().min(60)]);
+    }
+}

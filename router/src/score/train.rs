@@ -1,0 +1,238 @@
+//! From labelled rows to weights, reproducible from a seed: the embedding table and one pair of heads for each known form.
+
+mod svd;
+
+use std::collections::{BTreeMap, HashMap};
+
+use bytes::Bytes;
+use serde::Deserialize;
+use spectra_backends::ChatRequest;
+
+use super::embed::{EMBED, ROWS, Table, each_row};
+use super::features::{DIM, Facts, Kind};
+use super::fingerprint::Hash;
+use super::lexicon::Lexicon;
+use super::metrics::{Scored, measure};
+use super::ridge::{Input, Sums, WIDTH};
+use super::weights::{Form, Weights};
+
+/// A prompt with the measured outcome of a weak and of a strong model.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Row {
+    pub id: String,
+    pub source: String,
+    pub family: String,
+    pub prompt: String,
+    pub system: Option<String>,
+    /// A whole chat completion body instead of `prompt` and `system`.
+    pub request: Option<serde_json::Value>,
+    /// How good either model's answer was, 0 to 1.
+    pub weak_score: f32,
+    pub strong_score: f32,
+    /// Rows of one group ask the same question.
+    pub group: String,
+    pub licence: String,
+    /// `permissive` for rows whose licence lets weights trained on them be given away.
+    pub reuse: String,
+    /// Left out of published numbers because the prompt stood in the training data of their routers.
+    pub routellm_contaminated: bool,
+}
+
+/// How to train.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub seed: u64,
+    /// Families whose rows are not used at all, for an honest number on them.
+    pub without: Vec<String>,
+    /// The embedding still reads the prompts of left-out families (no outcomes).
+    pub keep_text: bool,
+    /// Also use rows that are not `permissive`. Such weights must not be given away.
+    pub any_licence: bool,
+}
+
+const FOLDS: u64 = 5;
+/// Fewest rows for a form to have heads of its own.
+const FORM_ROWS: usize = 150;
+/// Penalty on a weight (per standard deviation of its reading), in rows.
+const LAMBDA: f64 = 800.0;
+
+impl Row {
+    /// The chat request that this row stands for.
+    ///
+    /// # Errors
+    /// Where `request` is not a chat completion body.
+    pub fn request(&self) -> Result<ChatRequest, spectra_backends::chat::BadRequest> {
+        let body = self.request.clone().unwrap_or_else(|| {
+            let user = serde_json::json!({"role": "user", "content": self.prompt});
+            let messages = match &self.system {
+                Some(system) => vec![serde_json::json!({"role": "system", "content": system}), user],
+                None => vec![user],
+            };
+            serde_json::json!({"model": "auto", "messages": messages})
+        });
+        ChatRequest::parse(Bytes::from(body.to_string()))
+    }
+}
+
+/// Trains on the rows that the options allow.
+#[must_use]
+pub fn train(rows: &[Row], options: &Options) -> Weights {
+    let lexicon = Lexicon::new();
+    let used: Vec<(&Row, Facts)> = rows
+        .iter()
+        .filter(|row| (options.any_licence || row.reuse == "permissive") && !row.routellm_contaminated)
+        .filter(|row| options.keep_text || !options.without.contains(&row.family))
+        .filter_map(|row| Some((row, Facts::of(row.request().ok()?.view(), &lexicon))))
+        .collect();
+    let table = table(&used, options.seed);
+    let used: Vec<_> = used.into_iter().filter(|(row, _)| !options.without.contains(&row.family)).collect();
+    Weights { forms: forms(&used, &table), provenance: provenance(&used, options), table }
+}
+
+/// The embedding: leading singular vectors of the prompts' weighted words.
+fn table(used: &[(&Row, Facts)], seed: u64) -> Table {
+    let documents: Vec<Vec<u32>> = used
+        .iter()
+        .map(|(_, facts)| {
+            let mut rows = Vec::new();
+            each_row(&facts.scan.words, |row| rows.push(u32::try_from(row).unwrap_or(0)));
+            rows
+        })
+        .collect();
+    let mut seen_in = vec![0_u32; ROWS];
+    for row in documents.iter().flatten() {
+        seen_in[*row as usize] += 1;
+    }
+    let idf: Vec<u8> = seen_in.iter().map(|count| inverse_frequency(*count, documents.len())).collect();
+    if documents.len() < 4 * EMBED {
+        return Table::default();
+    }
+    let vectors = svd::leading(&documents, &idf, seed);
+    // A column's scale: bytes reach twelve times its root mean square; what lies beyond is cut.
+    let reach: Vec<f32> = (0..EMBED).map(|at| rms(vectors.rows.iter().skip(at).step_by(EMBED)) * 12.0 / 127.0).collect();
+    let rows = vectors
+        .rows
+        .iter()
+        .enumerate()
+        .map(|(at, value)| {
+            let steps = value / reach[at % EMBED].max(1e-12);
+            #[expect(clippy::cast_possible_truncation, reason = "clamped to a byte")]
+            {
+                steps.round().clamp(-127.0, 127.0) as i8
+            }
+        })
+        .collect();
+    // Columns leave the table with a spread of one over the training prompts.
+    let scale = reach.iter().zip(&vectors.spread).map(|(reach, spread)| reach / spread.max(1e-9)).collect();
+    Table { idf, rows, scale }
+}
+
+/// Inverse document frequency in twentieths; 0 for what stands in one document only.
+fn inverse_frequency(count: u32, documents: usize) -> u8 {
+    if count < 2 {
+        return 0;
+    }
+    #[expect(clippy::cast_precision_loss, reason = "counts of rows")]
+    let idf = (documents as f32 / (1.0 + count as f32)).ln();
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to a byte")]
+    {
+        (idf * 20.0).round().clamp(0.0, 255.0) as u8
+    }
+}
+
+/// One pair of heads for every form that the rows know well.
+fn forms(used: &[(&Row, Facts)], table: &Table) -> Vec<Form> {
+    let mut by_line: HashMap<u64, usize> = HashMap::new();
+    for (_, facts) in used {
+        *by_line.entry(facts.form(true)).or_default() += 1;
+    }
+    let mut groups: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+    for (at, (_, facts)) in used.iter().enumerate() {
+        if by_line[&facts.form(true)] >= FORM_ROWS {
+            groups.entry(facts.form(true)).or_default().push(at);
+        } else if facts.kind == Kind::Sum && facts.keys.frame == 0 {
+            // A word problem is one by its form even without a fixed line. Other kinds without one are too mixed to be learned.
+            groups.entry(facts.form(false)).or_default().push(at);
+        }
+    }
+    groups
+        .into_iter()
+        .filter(|(_, members)| members.len() >= FORM_ROWS && earned(members, used, table))
+        .filter_map(|(key, members)| form(key, &members, used, table))
+        .collect()
+}
+
+/// Whether heads of its own rank a form's prompts better than their length does: over five folds that keep groups together, each
+/// source by itself so that telling sources apart earns nothing, sources weighted by their rows.
+fn earned(members: &[usize], used: &[(&Row, Facts)], table: &Table) -> bool {
+    let fold = |at: usize| Hash::new(7).add(used[at].0.group.as_bytes()).0 % FOLDS;
+    let inputs: Vec<Input> = members.iter().map(|at| input(&used[*at].1, table)).collect();
+    let mut by_source: BTreeMap<&str, (Vec<Scored>, Vec<Scored>)> = BTreeMap::new();
+    for held_out in 0..FOLDS {
+        let (mut local, mut hosted) = (Sums::new(), Sums::new());
+        for (at, x) in members.iter().zip(&inputs).filter(|(at, _)| fold(**at) != held_out) {
+            local.add(x, used[*at].0.weak_score, 1.0);
+            hosted.add(x, used[*at].0.strong_score, 1.0);
+        }
+        let (Some(local), Some(hosted)) = (local.fit(LAMBDA, 0.0), hosted.fit(LAMBDA, 0.0)) else { return false };
+        for (at, x) in members.iter().zip(&inputs).filter(|(at, _)| fold(**at) == held_out) {
+            let row = used[*at].0;
+            let scored =
+                |score: f32| Scored { score: f64::from(score), weak: f64::from(row.weak_score), strong: f64::from(row.strong_score) };
+            let lists = by_source.entry(&row.source).or_default();
+            lists.0.push(scored(hosted.at(x) - local.at(x)));
+            lists.1.push(scored(x[0]));
+        }
+    }
+    let mean = |by_length: bool| -> f64 {
+        let lists = by_source.values().map(|lists| if by_length { &lists.1 } else { &lists.0 });
+        #[expect(clippy::cast_precision_loss, reason = "a count of rows")]
+        let weighted = lists.map(|list| (measure(list).apgr, list.len() as f64)).filter(|(apgr, _)| apgr.is_finite());
+        weighted.map(|(apgr, rows)| apgr.clamp(0.0, 1.0) * rows).sum()
+    };
+    mean(false) > mean(true)
+}
+
+fn form(key: u64, members: &[usize], used: &[(&Row, Facts)], table: &Table) -> Option<Form> {
+    let (mut local, mut hosted) = (Sums::new(), Sums::new());
+    let mut sources: BTreeMap<&str, usize> = BTreeMap::new();
+    for (row, facts) in members.iter().map(|at| &used[*at]) {
+        let x = input(facts, table);
+        local.add(&x, row.weak_score, 1.0);
+        hosted.add(&x, row.strong_score, 1.0);
+        *sources.entry(&row.source).or_default() += 1;
+    }
+    let mut names: Vec<_> = sources.into_iter().collect();
+    names.sort_by_key(|(name, count)| (std::cmp::Reverse(*count), *name));
+    let name = names.iter().take(3).map(|(name, _)| *name).collect::<Vec<_>>().join("+");
+    Some(Form { key, name, rows: u32::try_from(members.len()).ok()?, local: local.fit(LAMBDA, 0.0)?, hosted: hosted.fit(LAMBDA, 0.0)? })
+}
+
+pub(super) fn input(facts: &Facts, table: &Table) -> Input {
+    let mut x = [0.0; WIDTH];
+    x[..DIM].copy_from_slice(&facts.values());
+    x[DIM..].copy_from_slice(&table.embed(&facts.scan.words));
+    x
+}
+
+fn provenance(used: &[(&Row, Facts)], options: &Options) -> String {
+    let mut sources: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for (row, _) in used {
+        *sources.entry((&row.source, &row.licence)).or_default() += 1;
+    }
+    let list: Vec<String> = sources.iter().map(|((source, licence), count)| format!("{source} {count} ({licence})")).collect();
+    format!("seed {}; rows {}; without [{}]; {}", options.seed, used.len(), options.without.join(","), list.join(", "))
+}
+
+fn rms<'a>(values: impl Iterator<Item = &'a f32>) -> f32 {
+    let (mut sum, mut count) = (0.0_f64, 0.0_f64);
+    for value in values {
+        sum += f64::from(*value) * f64::from(*value);
+        count += 1.0;
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "a scale needs no more than single precision")]
+    {
+        (sum / count.max(1.0)).sqrt() as f32
+    }
+}
