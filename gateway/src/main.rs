@@ -7,9 +7,13 @@ use clap::Parser;
 use spectra_gateway::cli::check::{self, CheckArgs};
 #[cfg(feature = "llama")]
 use spectra_gateway::cli::engine::{self, EngineArgs};
+use spectra_gateway::cli::eval::{self, EvalArgs};
 use spectra_gateway::cli::explain::{self, ExplainArgs};
 use spectra_gateway::cli::model::{self, ModelArgs};
+use spectra_gateway::cli::replay::{self, ReplayArgs};
+use spectra_gateway::cli::score::{self, ScoreArgs};
 use spectra_gateway::cli::serve::{self, ServeArgs};
+use spectra_gateway::cli::train::{self, TrainArgs};
 use spectra_gateway::cli::verify::{self, VerifyArgs};
 
 /// An OpenAI-compatible gateway that sends each request to the model that can answer it, and checks the answer
@@ -27,6 +31,14 @@ enum Cli {
     Engine(EngineArgs),
     /// Get models onto this machine, list, remove and find them
     Model(ModelArgs),
+    /// Score chat requests, a line in and a line out
+    Score(ScoreArgs),
+    /// How well the router orders labelled requests, with length and random beside it
+    Eval(EvalArgs),
+    /// Train the router's weights from labelled rows
+    Train(TrainArgs),
+    /// What another rule or other weights would have done with recorded requests
+    Replay(ReplayArgs),
     /// Judge files of answers as the gateway would, without a model
     Verify(VerifyArgs),
 }
@@ -41,6 +53,10 @@ async fn main() -> ExitCode {
         #[cfg(feature = "llama")]
         Cli::Engine(args) => engine::run(args).await,
         Cli::Model(args) => model::run(args).await,
+        Cli::Score(args) => score::run(&args),
+        Cli::Eval(args) => eval::run(&args),
+        Cli::Train(args) => train::run(&args),
+        Cli::Replay(args) => replay::run(&args),
         Cli::Verify(args) => verify::run(&args),
     };
     ended.unwrap_or_else(|error| {

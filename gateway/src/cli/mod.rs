@@ -3,9 +3,14 @@
 pub mod check;
 #[cfg(feature = "llama")]
 pub mod engine;
+pub mod eval;
 pub mod explain;
 pub mod model;
+pub mod replay;
+mod rows;
+pub mod score;
 pub mod serve;
+pub mod train;
 pub mod verify;
 
 use std::path::Path;
