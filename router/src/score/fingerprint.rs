@@ -9,12 +9,16 @@ use super::scan::Scan;
 pub(super) struct Keys {
     /// System prompt, tools, schema and the skeleton of the message.
     pub template: u64,
+    /// The same with more of the message's first words, for templates that differ only there.
+    pub opening: u64,
     /// System prompt, tools and schema only; 0 where there are none.
     pub frame: u64,
 }
 
 /// Bytes of the message whose skeleton is taken, from either end.
 const SKELETON: usize = 2048;
+/// JSON keys that count.
+const KEYS: usize = 32;
 /// A line that begins with a label this short is a heading of the template ("Context: …").
 const LABEL: usize = 32;
 
@@ -22,7 +26,8 @@ impl Keys {
     pub fn of(view: &View, text: &str, scan: &Scan) -> Self {
         let frame = frame(view);
         let words = |count: usize| scan.words.iter().take(count).fold(Hash::new(frame), |hash, word| hash.add(&word.to_le_bytes())).0;
-        Self { template: Hash::new(words(3)).add(&skeleton(text.as_bytes()).to_le_bytes()).0, frame }
+        let skeleton = skeleton(text.as_bytes()).to_le_bytes();
+        Self { template: Hash::new(words(3)).add(&skeleton).0, opening: Hash::new(words(14)).add(&skeleton).0, frame }
     }
 }
 
@@ -57,6 +62,7 @@ fn frame(view: &View) -> u64 {
 fn skeleton(text: &[u8]) -> u64 {
     let mut hash = Hash::new(0x5EED);
     let mut last: &[u8] = b"";
+    let mut keys = 0;
     let ends = if text.len() > 2 * SKELETON { [&text[..SKELETON], &text[text.len() - SKELETON..]] } else { [text, b""] };
     for line in ends.iter().flat_map(|part| part.split(|byte| *byte == b'\n')) {
         let line = line.trim_ascii();
@@ -69,6 +75,9 @@ fn skeleton(text: &[u8]) -> u64 {
         } else if line[0] == b'#' || line[0] == b'<' || line.starts_with(b"```") {
             hash = hash.stripped(&line[..line.len().min(LABEL)]);
         }
+        if keys < KEYS {
+            keys += json_keys(line, &mut hash);
+        }
         last = line;
     }
     // The last line is part of the template where it is an instruction and not a question.
@@ -77,6 +86,25 @@ fn skeleton(text: &[u8]) -> u64 {
         hash = hash.stripped(&last[..from.unwrap_or(last.len()).min(48)]);
     }
     hash.0
+}
+
+/// Adds the JSON keys of a line to the hash, and says how many there were: a format that is spelled out in a prompt is the template's.
+fn json_keys(line: &[u8], hash: &mut Hash) -> usize {
+    let mut keys = 0;
+    let mut open = None;
+    for (at, byte) in line.iter().enumerate() {
+        if *byte == b'"' {
+            match open {
+                Some(from) if line.get(at + 1) == Some(&b':') && at - from <= LABEL && keys < KEYS => {
+                    *hash = hash.add(&line[from..at]);
+                    keys += 1;
+                    open = None;
+                }
+                _ => open = Some(at + 1),
+            }
+        }
+    }
+    keys
 }
 
 /// A 64-bit hash, eight bytes at a step: stable between runs and machines, which `DefaultHasher` does not promise.

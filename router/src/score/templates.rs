@@ -123,7 +123,7 @@ impl Keys {
     /// From the coarsest to the finest, each with the number of outcomes that its parent's estimate is worth.
     fn levels(&self) -> impl Iterator<Item = (u64, f32)> {
         let frame = (self.frame != 0).then_some((self.frame, 8.0));
-        frame.into_iter().chain([(self.template, 8.0)])
+        frame.into_iter().chain([(self.template, 6.0), (self.opening, 6.0)])
     }
 }
 

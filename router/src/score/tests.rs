@@ -2,6 +2,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use spectra_backends::ChatRequest;
 
+use super::metrics::{Random, Scored, calibration_error, measure};
 use super::{Outcome, Policy, Route, Rule, Scorer, Settings, Situation, Weights};
 
 fn scorer() -> Scorer {
@@ -149,4 +150,48 @@ fn short_hard_prompts_rank_above_long_easy_ones() {
             pairs.iter().filter(|(h, e)| measure(&h.1) <= measure(&e.1)).map(|(h, e)| (h.0, measure(&h.1), e.0, measure(&e.1))).collect();
         assert!(wrong.len() * 10 <= pairs.len(), "{} of {} pairs wrong: {:#?}", wrong.len(), pairs.len(), &wrong[..wrong.len().min(60)]);
     }
+}
+
+#[test]
+fn the_built_in_weights_are_there_and_written_as_read() {
+    let weights = Weights::builtin();
+    assert!(weights.forms().count() >= 2, "{}", weights.provenance);
+    let bytes = weights.write();
+    assert_eq!(Weights::read(&bytes).unwrap().version(), weights.version());
+    for bad in [&bytes[..bytes.len() - 1], &bytes[..20], &bytes[1..], b""] {
+        assert!(Weights::read(bad).is_err());
+    }
+}
+
+#[test]
+fn measures_agree_with_their_definitions() {
+    let rows = |scores: [f64; 4]| -> Vec<Scored> {
+        let outcomes = [(0.0, 1.0), (1.0, 1.0), (0.0, 1.0), (1.0, 0.0)];
+        scores.iter().zip(outcomes).map(|(score, (weak, strong))| Scored { score: *score, weak, strong }).collect()
+    };
+    // Worked by hand: q(c) goes 0.5, 0.75, 1, 1, 0.75 for the best order; the gap is 0.25.
+    let best = measure(&rows([3.0, 1.0, 2.0, 0.0]));
+    assert!((best.apgr - 1.375).abs() < 1e-12, "{best:?}");
+    assert!((best.cpt50 - 12.5).abs() < 1e-9 && (best.auc - 1.0).abs() < 1e-12, "{best:?}");
+    let constant = measure(&rows([7.0; 4]));
+    assert!((constant.apgr - 0.5).abs() < 1e-12 && (constant.auc - 0.5).abs() < 1e-12, "{constant:?}");
+    assert!((calibration_error(&[(0.8, 1.0), (0.8, 0.0)]) - 0.5).abs() < 1e-12);
+}
+
+#[test]
+fn a_few_hundred_outcomes_calibrate() {
+    let scorer = scorer();
+    let mut random = Random(3);
+    let mut last = Vec::new();
+    for round in 0..700 {
+        let hard = random.unit() < 0.5;
+        let score = scorer
+            .score(&ask(&format!("{} number {round}", if hard { "Rewrite the lease of house" } else { "Describe the garden of house" })));
+        let usable = random.unit() < if hard { 0.2 } else { 0.9 };
+        if round >= 500 {
+            last.push((f64::from(score.p_local), f64::from(u8::from(usable))));
+        }
+        scorer.learn(&score, Outcome { local: true, usable, propensity: 1.0 });
+    }
+    assert!(calibration_error(&last) < 0.12, "{}", calibration_error(&last));
 }
