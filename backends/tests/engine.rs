@@ -1,6 +1,7 @@
 //! The engine in this process: what batching, reuse and guards promise, shown on a small random model.
 
 #![cfg(feature = "llama")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test program: its helpers fail loudly")]
 
 mod support;
 

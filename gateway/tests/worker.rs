@@ -1,6 +1,7 @@
 //! The supervised worker, as the gateway uses it: the real binary, signals sent to it, damaged files given to it.
 
 #![cfg(all(unix, feature = "llama"))]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test program: its helpers fail loudly")]
 
 #[path = "../../backends/tests/support/mod.rs"]
 mod support;
@@ -24,6 +25,8 @@ fn supervision() -> Supervision {
         program: Some(env!("CARGO_BIN_EXE_spectra").into()),
         heartbeat: Duration::from_secs(3),
         backoff: Duration::from_millis(20),
+        // Deaths here are ours, not a crash loop.
+        backoff_max: Duration::from_millis(200),
         alias: Some("local".into()),
         ..Supervision::default()
     }

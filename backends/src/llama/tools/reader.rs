@@ -103,7 +103,9 @@ impl Reader {
                 vec![Said::Text(format!("{}{rest}", self.style.opening()))]
             }
             State::Object if !rest.is_empty() && self.style == Style::Bare => vec![Said::Text(rest)],
-            State::Text { .. } if !rest.is_empty() && !(self.calls > 0 && rest.trim().is_empty()) => vec![Said::Text(rest)],
+            // White space around calls belongs to nobody.
+            State::Text { .. } if self.calls > 0 && rest.trim().is_empty() => Vec::new(),
+            State::Text { .. } if !rest.is_empty() => vec![Said::Text(rest)],
             _ => Vec::new(),
         }
     }
