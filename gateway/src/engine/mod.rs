@@ -227,7 +227,6 @@ async fn accept_failed(error: &std::io::Error) {
     tokio::time::sleep(std::time::Duration::from_millis(50)).await;
 }
 
-#[expect(clippy::disallowed_methods, reason = "a connection ends by itself: its peer leaves, or the process does")]
 fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, slot: Arc<OnceLock<Arc<Loaded>>>) {
     let service = service_fn(move |request| {
         let loaded = slot.get().cloned();
