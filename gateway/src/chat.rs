@@ -1,17 +1,19 @@
 //! One request to a model, from its bytes to its answer: read, admit, ask, respond. Every exit passes the record.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, Request, Response, Version, header};
+use http::{HeaderMap, HeaderName, Request, Response, Version, header};
 use hyper::body::Incoming;
 use spectra_backends::ChatRequest;
 use spectra_backends::chat::{BadRequest, View};
 use spectra_router::{Answer, Asked};
 use tokio::time::Instant;
 
+use crate::clients::flight::Joined;
 use crate::record::{Entrance, Record};
 use crate::respond::{self, Dialect, Manner};
 use crate::{Body, Failure, Gateway, Refusal, entrances};
@@ -30,7 +32,35 @@ struct Admitted {
 pub(crate) async fn answer(gateway: Arc<Gateway>, entrance: Entrance, request: Request<Incoming>, id: Arc<str>) -> Response<Body> {
     let mut record = Record::new(gateway.books.clone(), id, entrance);
     let (parts, body) = request.into_parts();
-    let admitted = match admit(&gateway, &parts, body, &mut record).await {
+    let raw = match take(&gateway, &parts, body, &mut record).await {
+        Ok(raw) => raw,
+        Err(failure) => return refused(entrance, &failure, record),
+    };
+    let Some(key) = parts.headers.get(IDEMPOTENCY_KEY).and_then(|key| key.to_str().ok()).filter(|key| !key.is_empty()) else {
+        return first(gateway, parts, raw, record).await;
+    };
+    let flights = gateway.clients.flights.clone();
+    match flights.join(record.data.key.clone(), key, parts.uri.path(), &raw) {
+        Err(refusal) => refused(entrance, &refusal.into(), record),
+        Ok(Joined::Other(flight)) => {
+            // Whoever reads along takes no place: another request holds one for the same work.
+            record.place = None;
+            flight.read(record).await
+        }
+        Ok(Joined::First(flight)) => {
+            let delivered = Arc::new(AtomicBool::new(false));
+            record.delivered = Some(delivered.clone());
+            flight.make(flights, delivered, async move { first(gateway, parts, raw, record).await }).await
+        }
+    }
+}
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// A request that nobody has asked before.
+async fn first(gateway: Arc<Gateway>, parts: Parts, raw: Bytes, mut record: Record) -> Response<Body> {
+    let entrance = record.data.entrance;
+    let admitted = match admit(&gateway, &parts, raw, &mut record) {
         Ok(admitted) => admitted,
         Err(failure) => return refused(entrance, &failure, record),
     };
@@ -52,9 +82,8 @@ fn estimated_tokens(view: &View) -> u64 {
     bytes as u64 / 4 + u64::from(view.max_tokens.unwrap_or(0)) * u64::from(view.n.max(1))
 }
 
-/// Everything before a model is asked.
-async fn admit(gateway: &Gateway, parts: &Parts, body: Incoming, record: &mut Record) -> Result<Admitted, Failure> {
-    let raw = take(gateway, parts, body, record).await?;
+/// Everything between the body and the first model.
+fn admit(gateway: &Gateway, parts: &Parts, raw: Bytes, record: &mut Record) -> Result<Admitted, Failure> {
     let began = Instant::now();
     let (request, dialect) = entrances::understand(record.data.entrance, raw)?;
     record.data.timings.parse = began.elapsed();

@@ -1,6 +1,7 @@
 //! One request, one record: facts gathered as plain data, written down once, at the last byte or when the client leaves.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use crate::clients::{Caller, Charge};
@@ -72,6 +73,8 @@ pub struct Record {
     pub(crate) caller: Option<Arc<Caller>>,
     /// Taken out of the caller's limits in advance.
     pub(crate) charge: Option<Charge>,
+    /// Set when the answer was delivered whole, for those who wait beside its client.
+    pub(crate) delivered: Option<Arc<AtomicBool>>,
     began: Instant,
     books: Arc<Books>,
     ended: bool,
@@ -193,7 +196,17 @@ impl Record {
             timings: Timings::default(),
             kept: None,
         };
-        Self { data, trail: Trail::default(), place: None, caller: None, charge: None, began: Instant::now(), books, ended: false }
+        Self {
+            data,
+            trail: Trail::default(),
+            place: None,
+            caller: None,
+            charge: None,
+            delivered: None,
+            began: Instant::now(),
+            books,
+            ended: false,
+        }
     }
 
     /// The first byte of the answer goes to the client's connection.
@@ -210,6 +223,9 @@ impl Record {
     pub fn end(&mut self, outcome: Outcome, status: u16, error_code: Option<&'static str>) {
         if std::mem::replace(&mut self.ended, true) {
             return;
+        }
+        if let Some(delivered) = &self.delivered {
+            delivered.store(outcome == Outcome::Delivered, Ordering::Relaxed);
         }
         let data = &mut self.data;
         (data.outcome, data.status, data.error_code) = (outcome, status, error_code);

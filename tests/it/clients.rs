@@ -34,7 +34,7 @@ async fn run(program: &str, spectra: &Spectra, real: bool) -> Option<String> {
         let own = root().join(".tools/bin/node");
         (if own.exists() { own } else { "node".into() }, clients.join("node").join(program))
     };
-    let ready = if program.ends_with(".py") { command.exists() } else { clients.join("node/node_modules/openai").exists() };
+    let ready = if program.ends_with(".py") { command.exists() } else { clients.join("node/node_modules/ai").exists() };
     if !ready {
         println!("skipped: {program}: run scripts/setup --tests first");
         return None;
@@ -101,6 +101,16 @@ async fn sdk_openai_python_speaks_to_scripted_models() {
 #[tokio::test]
 async fn sdk_anthropic_python_speaks_to_scripted_models() {
     check("anthropic_sdk.py", 4).await;
+}
+
+#[tokio::test]
+async fn sdk_anthropic_node_speaks_to_scripted_models() {
+    check("anthropic_sdk.mjs", 3).await;
+}
+
+#[tokio::test]
+async fn sdk_vercel_ai_speaks_to_scripted_models() {
+    check("vercel_ai.mjs", 3).await;
 }
 
 #[tokio::test]

@@ -2,6 +2,8 @@
 
 // The attribute tells clippy that helpers in here are tests too: they may unwrap and print.
 #[cfg(test)]
+mod callers;
+#[cfg(test)]
 mod clients;
 #[cfg(test)]
 mod edge;

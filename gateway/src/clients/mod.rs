@@ -1,5 +1,6 @@
 //! Who is calling, and how much they may.
 
+pub(crate) mod flight;
 mod limits;
 
 use std::collections::HashMap;
@@ -12,12 +13,14 @@ use spectra_config::Config;
 use tokio::time::Instant;
 
 use crate::Refusal;
+use flight::Flights;
 use limits::{Budget, Rate, spelt};
 
 /// All callers of the config by the SHA-256 of their key: the key itself is not kept.
 #[derive(Debug, Default)]
 pub(crate) struct Clients {
     callers: HashMap<[u8; 32], Arc<Caller>>,
+    pub flights: Arc<Flights>,
 }
 
 /// One caller.
@@ -39,7 +42,7 @@ pub(crate) struct Charge {
 impl Clients {
     pub fn new(config: &Config) -> Self {
         let callers = config.keys.iter().filter_map(|(name, key)| Some((digest_of(key)?, Arc::new(Caller::new(name, key))))).collect();
-        Self { callers }
+        Self { callers, flights: Arc::default() }
     }
 
     /// The caller a request belongs to; `None` where no keys are configured.
