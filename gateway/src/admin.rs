@@ -1,4 +1,4 @@
-//! The operator's listener: health, readiness, metrics.
+//! The operator's listener: health, readiness, metrics, the page.
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
@@ -6,8 +6,10 @@ use serde::Serialize;
 use spectra_backends::breaker;
 use spectra_backends::llama::{State, WorkerPhase};
 
+use crate::feed::{Levels, ModelLevel, Since};
+use crate::ledger::Ledger;
 use crate::metrics::{BreakerState, CONTENT_TYPE, EngineSample};
-use crate::{Body, Failure, Gateway, Refusal, respond};
+use crate::{Body, Failure, Gateway, Refusal, dashboard, respond};
 
 pub(crate) fn answer(gateway: &Gateway, request: &Request<Incoming>) -> Response<Body> {
     let path = request.uri().path();
@@ -18,8 +20,11 @@ pub(crate) fn answer(gateway: &Gateway, request: &Request<Incoming>) -> Response
         // Alive as long as it answers.
         "/healthz" => respond::text("ok\n"),
         "/readyz" => ready(gateway),
+        // The page's files hold no data; it asks for the token itself.
+        _ if dashboard::file(path).is_some() => page(path),
         _ if !authorised(gateway, request) => respond::failure(&Failure::from(Refusal::NoKey)),
         "/metrics" => metrics(gateway),
+        "/dashboard/live" => respond::json(&gateway.books.feed.live(Since::parse(request.uri().query()), &levels(gateway))),
         _ => respond::failure(&Refusal::NoSuchPath { path: path.chars().take(200).collect() }.into()),
     }
 }
@@ -27,7 +32,10 @@ pub(crate) fn answer(gateway: &Gateway, request: &Request<Incoming>) -> Response
 /// The exposition, with what only the moment of the scrape knows.
 fn metrics(gateway: &Gateway) -> Response<Body> {
     let (metrics, fleet) = (&gateway.books.metrics, gateway.router.fleet());
-    metrics.set_in_flight(gateway.config.limits.in_flight.saturating_sub(gateway.places.available_permits()));
+    metrics.set_in_flight(in_flight(gateway));
+    if let Some(ledger) = &gateway.books.ledger {
+        metrics.set_ledger(ledger.sample());
+    }
     for (name, load) in fleet.names().filter_map(|name| Some((name, fleet.load(name)?))) {
         metrics.set_breaker(name, load.breaker.into());
     }
@@ -38,6 +46,45 @@ fn metrics(gateway: &Gateway) -> Response<Body> {
     let mut response = respond::text(text);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
     response
+}
+
+/// One file of the page, which may load from nowhere else.
+fn page(path: &str) -> Response<Body> {
+    let (kind, bytes) = dashboard::file(path).unwrap_or_default();
+    let mut response = Response::new(Body::whole(bytes));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(dashboard::SECURITY_POLICY));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    // It changes with the binary; asking again costs nothing on an admin listener.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    response
+}
+
+/// What the page shows of this moment.
+fn levels(gateway: &Gateway) -> Levels {
+    let fleet = gateway.router.fleet();
+    let mut models: Vec<ModelLevel> = fleet
+        .names()
+        .map(|name| ModelLevel {
+            name: name.to_owned(),
+            local: fleet.facts(name).is_some_and(|facts| facts.local),
+            breaker: fleet.load(name).map_or(BreakerState::Closed, |load| load.breaker.into()),
+            engine: gateway.workers.0.get(name).map(|worker| engine_sample(&worker.state())),
+        })
+        .collect();
+    models.sort_by(|one, other| one.name.cmp(&other.name));
+    Levels {
+        in_flight: in_flight(gateway),
+        models,
+        ledger: gateway.books.ledger.as_ref().map(Ledger::sample),
+        notices: gateway.config.notices.iter().chain(&gateway.missing).cloned().collect(),
+    }
+}
+
+fn in_flight(gateway: &Gateway) -> usize {
+    gateway.config.limits.in_flight.saturating_sub(gateway.places.available_permits())
 }
 
 fn engine_sample(state: &State) -> EngineSample {

@@ -101,7 +101,8 @@ fn admit(gateway: &Gateway, parts: &Parts, raw: Bytes, record: &mut Record) -> R
         write_within: Duration::from_millis(gateway.config.limits.client_write_ms),
         over: gateway.drain.over.clone(),
     };
-    let asked = asked(&parts.headers, record.data.request_id.clone())?;
+    let mut asked = asked(&parts.headers, record.data.request_id.clone())?;
+    record.trace(&mut asked.traceparent);
     Ok(Admitted { request, asked, dialect, manner })
 }
 
@@ -140,7 +141,7 @@ fn media_type(headers: &HeaderMap) -> Result<(), Refusal> {
 }
 
 /// Reads the body, bounded in size and time.
-async fn read(gateway: &Gateway, headers: &HeaderMap, mut body: Incoming) -> Result<Bytes, Refusal> {
+pub(crate) async fn read(gateway: &Gateway, headers: &HeaderMap, mut body: Incoming) -> Result<Bytes, Refusal> {
     use http_body_util::BodyExt;
     let limit = gateway.config.limits.body_bytes;
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());

@@ -5,11 +5,15 @@ mod body;
 mod chat;
 pub mod cli;
 mod clients;
+pub mod dashboard;
 #[cfg(feature = "llama")]
 pub mod engine;
 mod entrances;
 mod error;
+pub mod feed;
+mod feedback;
 mod fleet;
+pub mod ledger;
 pub mod metrics;
 mod models;
 pub mod record;
@@ -18,6 +22,8 @@ mod respond;
 mod sample;
 mod server;
 mod stack;
+pub mod tally;
+pub mod telemetry;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -34,10 +40,13 @@ pub use error::{Failure, Refusal};
 pub use server::{Listeners, Server};
 
 use clients::Clients;
+use feed::Feed;
 use fleet::Workers;
+use ledger::Ledger;
 use metrics::Metrics;
 use models::Names;
 use record::Books;
+use telemetry::Traces;
 
 /// Everything a request needs, built once from a config.
 #[derive(Debug)]
@@ -83,7 +92,20 @@ impl Gateway {
     pub fn with_fleet(config: Config, fleet: Fleet) -> anyhow::Result<Self> {
         let router = Arc::new(Router::new(&config, fleet)?);
         let metrics = Metrics::new(&config)?;
-        let books = Books { router: router.clone(), metrics, compare_with: compared_price(&config, router.fleet()) };
+        let books = Books {
+            metrics,
+            feed: Feed::new(&config),
+            ledger: ledger(&config, &router),
+            traces: config
+                .tracing
+                .otlp
+                .as_ref()
+                .map(|collector| collector.get().trim())
+                .filter(|it| !it.is_empty())
+                .and_then(Traces::start),
+            compare_with: compared_price(&config, router.fleet()),
+            router: router.clone(),
+        };
         Ok(Self {
             books: Arc::new(books),
             clients: Clients::new(&config),
@@ -97,6 +119,28 @@ impl Gateway {
             config,
         })
     }
+}
+
+/// Under this name the ledger keeps what the router learned.
+const ROUTER_STATE: &str = "router";
+
+/// The ledger, with what was learned before taken up and what will be learned to be kept. Without a usable file the
+/// gateway serves all the same, and says so.
+fn ledger(config: &Config, router: &Arc<Router>) -> Option<Ledger> {
+    let ledger = match Ledger::open(&config.accounting) {
+        Ok(ledger) => ledger?,
+        Err(error) => {
+            tracing::error!("{error:#}; outcomes are not kept");
+            return None;
+        }
+    };
+    let state = ledger.load_state(ROUTER_STATE).ok().flatten().and_then(|text| serde_json::from_str(&text).ok());
+    if state.is_some_and(|state| !router.scorer().import(state)) {
+        tracing::warn!("what the ledger holds of the router's learning is another version's, and not used");
+    }
+    let learned = router.clone();
+    ledger.keep_state(ROUTER_STATE, Box::new(move || serde_json::to_string(&learned.scorer().export()).ok()));
+    Some(ledger)
 }
 
 /// What local answers are compared with: the named backend's price, or the dearest.

@@ -9,10 +9,12 @@ use spectra_gateway::cli::check::{self, CheckArgs};
 use spectra_gateway::cli::engine::{self, EngineArgs};
 use spectra_gateway::cli::eval::{self, EvalArgs};
 use spectra_gateway::cli::explain::{self, ExplainArgs};
+use spectra_gateway::cli::ledger::{self, LedgerArgs};
 use spectra_gateway::cli::model::{self, ModelArgs};
 use spectra_gateway::cli::replay::{self, ReplayArgs};
 use spectra_gateway::cli::score::{self, ScoreArgs};
 use spectra_gateway::cli::serve::{self, ServeArgs};
+use spectra_gateway::cli::top::{self, TopArgs};
 use spectra_gateway::cli::train::{self, TrainArgs};
 use spectra_gateway::cli::verify::{self, VerifyArgs};
 
@@ -39,6 +41,10 @@ enum Cli {
     Train(TrainArgs),
     /// What another rule or other weights would have done with recorded requests
     Replay(ReplayArgs),
+    /// Watch a running gateway in the terminal
+    Top(TopArgs),
+    /// Read what was kept of past requests
+    Ledger(LedgerArgs),
     /// Judge files of answers as the gateway would, without a model
     Verify(VerifyArgs),
 }
@@ -57,6 +63,8 @@ async fn main() -> ExitCode {
         Cli::Eval(args) => eval::run(&args),
         Cli::Train(args) => train::run(&args),
         Cli::Replay(args) => replay::run(&args),
+        Cli::Top(args) => top::run(args).await,
+        Cli::Ledger(args) => ledger::run(args),
         Cli::Verify(args) => verify::run(&args),
     };
     ended.unwrap_or_else(|error| {

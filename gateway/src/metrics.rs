@@ -67,9 +67,9 @@ impl Metrics {
         }
     }
 
-    /// Counts what a caller reported of an answer it got earlier. `route` as in the ledger.
-    pub fn feedback(&self, route: &str, usable: bool) {
-        let route = self.series.load().route_name(Some(route)).to_owned();
+    /// Counts what a caller reported of an answer it got earlier; `route` is the one that the request took.
+    pub fn feedback(&self, route: Option<&str>, usable: bool) {
+        let route = self.series.load().route_name(route).to_owned();
         self.families.requests.feedback.with_label_values(&[route.as_str(), if usable { "true" } else { "false" }]).inc();
     }
 
@@ -77,6 +77,17 @@ impl Metrics {
     #[must_use]
     pub fn families(&self) -> &[Family] {
         &self.families.rows
+    }
+
+    /// The families as a Markdown page.
+    #[must_use]
+    pub fn documentation(&self) -> String {
+        let head = "# Metrics\n\nWritten from the registry; a test compares. Scrape `/metrics` on the admin listener. Names follow OpenTelemetry's GenAI\nconventions where they have one, and begin with `spectra_` where not. Labels are names of the config or of enums, never\na caller's text. Every series that the config allows is there at 0 from the start.\n\n| metric | kind | labels | meaning |\n|---|---|---|---|\n";
+        self.families().iter().fold(head.to_owned(), |page, family| {
+            let labels = family.labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ");
+            let kind = format!("{:?}", family.kind).to_lowercase();
+            page + &format!("| `{}` | {kind} | {labels} | {} |\n", family.name, family.help)
+        })
     }
 
     /// The text exposition of everything.

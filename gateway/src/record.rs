@@ -5,7 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use crate::clients::{Caller, Charge};
+use crate::feed::Feed;
+use crate::ledger::Ledger;
 use crate::metrics::Metrics;
+use crate::telemetry::{TraceContext, Traces};
 use spectra_backends::chunk::Usage;
 use spectra_router::verify::{Flaw, Verdict};
 use spectra_router::{Account, Attempt, Router, Trail};
@@ -50,6 +53,8 @@ pub struct RecordData {
     /// USD the same answer would have cost with `accounting.compare_with`.
     pub compared_usd: f64,
     pub timings: Timings,
+    /// Where traces are sent.
+    pub trace: Option<TraceContext>,
     /// Prompt and answer, only with `accounting.keep_text`.
     pub kept: Option<Box<KeptText>>,
 }
@@ -58,6 +63,12 @@ pub struct RecordData {
 pub struct Books {
     pub router: Arc<Router>,
     pub metrics: Metrics,
+    /// The last hour, for the page.
+    pub feed: Feed,
+    /// `None` where the config names no file, or it cannot be used.
+    pub ledger: Option<Ledger>,
+    /// `None` where the config names no collector.
+    pub traces: Option<Traces>,
     /// USD per million tokens that local answers are compared with.
     pub compare_with: spectra_backends::Price,
 }
@@ -194,6 +205,7 @@ impl Record {
             cost_usd: 0.0,
             compared_usd: 0.0,
             timings: Timings::default(),
+            trace: None,
             kept: None,
         };
         Self {
@@ -212,6 +224,15 @@ impl Record {
     /// The first byte of the answer goes to the client's connection.
     pub fn first_byte(&mut self) {
         self.data.timings.first_byte.get_or_insert_with(|| self.began.elapsed());
+    }
+
+    /// Goes on with the caller's trace, or begins one, where traces are sent; upstreams are then told the request's span.
+    pub fn trace(&mut self, traceparent: &mut Option<Arc<str>>) {
+        if self.books.traces.is_some() {
+            let context = TraceContext::begin(traceparent.as_deref());
+            *traceparent = Some(context.traceparent());
+            self.data.trace = Some(context);
+        }
     }
 
     #[must_use]
@@ -240,6 +261,14 @@ impl Record {
         }
         self.books.metrics.observe(data);
         data.log();
+        let written = Arc::new(data.clone());
+        if let Some(ledger) = &self.books.ledger {
+            ledger.keep(written.clone());
+        }
+        if let Some(traces) = &self.books.traces {
+            traces.keep(written.clone());
+        }
+        self.books.feed.push(written, self.trail.clone());
         if outcome != Outcome::Rejected {
             self.books.router.learn(&self.trail, outcome.into());
         }

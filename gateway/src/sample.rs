@@ -69,6 +69,7 @@ pub(crate) fn record(attempts: Vec<AttemptData>) -> RecordData {
             first_byte: Some(Duration::from_millis(100)),
             total: Duration::from_millis(120),
         },
+        trace: None,
         kept: None,
     }
 }

@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 
 use crate::entrances::embeddings;
 use crate::record::Entrance;
-use crate::{Body, Failure, Gateway, Refusal, chat, models, respond};
+use crate::{Body, Failure, Gateway, Refusal, chat, feedback, models, respond};
 
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -38,6 +38,7 @@ async fn dispatch(gateway: &Arc<Gateway>, request: Request<Incoming>, id: Arc<st
         (&Method::POST, "/v1/embeddings") => return embeddings::answer(gateway.clone(), request, id).await,
         (&Method::POST, "/v1/messages") => Entrance::Messages,
         (&Method::POST, "/v1/responses") => Entrance::Responses,
+        (&Method::POST, "/v1/feedback") => return feedback::answer(gateway, request).await,
         (&Method::GET, "/v1/models") => return models::list(gateway, request.headers()),
         (&Method::GET, path) if path.starts_with("/v1/models/") => {
             return models::one(gateway, request.headers(), &path["/v1/models/".len()..]);
@@ -50,7 +51,7 @@ async fn dispatch(gateway: &Arc<Gateway>, request: Request<Incoming>, id: Arc<st
 /// A path that is not there, or not for this method.
 fn lost(path: &str) -> Response<Body> {
     let allowed = match path {
-        "/v1/chat/completions" | "/v1/completions" | "/v1/embeddings" | "/v1/messages" | "/v1/responses" => "POST",
+        "/v1/chat/completions" | "/v1/completions" | "/v1/embeddings" | "/v1/messages" | "/v1/responses" | "/v1/feedback" => "POST",
         "/v1/models" => "GET",
         path if path.starts_with("/v1/models/") => "GET",
         _ => return respond::failure(&Refusal::NoSuchPath { path: path.chars().take(200).collect() }.into()),

@@ -14,4 +14,8 @@ mod setup;
 #[cfg(test)]
 mod tidy;
 #[cfg(test)]
+mod watch;
+#[cfg(test)]
+mod watch_grafana;
+#[cfg(test)]
 mod wire;

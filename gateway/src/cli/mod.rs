@@ -5,11 +5,13 @@ pub mod check;
 pub mod engine;
 pub mod eval;
 pub mod explain;
+pub mod ledger;
 pub mod model;
 pub mod replay;
 mod rows;
 pub mod score;
 pub mod serve;
+pub mod top;
 pub mod train;
 pub mod verify;
 

@@ -4,21 +4,17 @@ use std::collections::HashMap;
 
 use prometheus::{Counter, Histogram, IntCounter};
 use spectra_config::{BackendKind, Config};
+use spectra_router::score::FEATURES;
 
 use super::families::Families;
 use crate::record::{AttemptData, Outcome, RecordData, Verified};
+use crate::tally::{ENDED, FIRST, VERDICT, ended, first_try, verdict};
 
 /// The label for a request that took no route.
 const NONE: &str = "none";
 /// The label for a name that is not in the config.
 const OTHER: &str = "other";
 
-/// Values of `outcome`, in the order of `ended`.
-const ENDED: [&str; 7] = ["usable", "unusable", "unjudged", "rejected", "failed", "broken", "cancelled"];
-/// Values of `result` of a first try.
-const FIRST: [&str; 5] = ["usable", "unusable", "error", "unjudged", "cancelled"];
-/// Values of `verdict` of an attempt.
-const VERDICT: [&str; 5] = ["pass", "mended", "flawed", "error", "cancelled"];
 const VERIFIED: [&str; 4] = ["ok", "repaired", "failed", "skipped"];
 const TENTHS: [&str; 10] = ["0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9", "1.0"];
 const WHY: [&str; 5] = ["first", "reask", "continue", "escalate", "hedge"];
@@ -39,6 +35,8 @@ const FLAWS: [&str; 12] = [
 const ERRORS: [&str; 7] = ["overloaded", "timeout", "rate_limited", "upstream_4xx", "upstream_5xx", "broken", "unavailable"];
 /// The commonest repair stages; the others appear when they first happen.
 const STAGES: [&str; 6] = ["fence", "prose", "stray_comma", "quotes", "missing_closers", "coerced_number"];
+/// Reasons of a route that was not chosen by score.
+const UNSCORED: [&str; 2] = ["pinned", "affinity"];
 const OPERATION: &str = "chat";
 
 /// Handles by the config's names.
@@ -111,10 +109,15 @@ impl Series {
         });
         let direct = config.backends.keys().map(|model| (0, model.clone()));
         for (route, steps) in config.routes.iter().map(|(name, route)| (name, route.ladder_names())) {
+            for reason in FEATURES.iter().map(|feature| feature.name).chain(UNSCORED) {
+                families.routing.decisions.with_label_values(&[route.as_str(), reason]);
+            }
             families.requests.feedback.with_label_values(&[route.as_str(), "true"]);
             families.requests.feedback.with_label_values(&[route.as_str(), "false"]);
             for pair in steps.windows(2) {
-                families.attempts.escalations.with_label_values(&[pair[0].as_str(), pair[1].as_str(), "truncated"]);
+                for reason in FLAWS.into_iter().chain(ERRORS) {
+                    families.attempts.escalations.with_label_values(&[pair[0].as_str(), pair[1].as_str(), reason]);
+                }
             }
         }
         seed_rest(families);
@@ -138,8 +141,7 @@ impl Series {
     pub(super) fn request(&self, families: &Families, record: &RecordData) {
         let route = self.route(record.route.as_deref());
         route.ended[ended(record)].inc();
-        if let Some(first) = record.attempts.first() {
-            let worth = first_try(record, first);
+        if let Some(worth) = first_try(record) {
             route.first[worth].inc();
             if let (Some(chance), Some(observed @ (0 | 1))) = (record.decision.predicted, Some(worth)) {
                 route.predictions[tenth(chance)][observed].inc();
@@ -321,41 +323,6 @@ fn seed_rest(families: &Families) {
     families.state.ledger_queue.with_label_values::<&str>(&[]);
     families.state.ledger_bytes.with_label_values::<&str>(&[]);
     families.state.reload_good.with_label_values::<&str>(&[]).set(1);
-}
-
-/// Index into `ENDED`.
-fn ended(record: &RecordData) -> usize {
-    match (record.outcome, record.verified) {
-        (Outcome::Delivered, Verified::Ok | Verified::Repaired) => 0,
-        (Outcome::Delivered, Verified::Failed) => 1,
-        (Outcome::Delivered, Verified::Skipped) => 2,
-        (Outcome::Rejected, _) => 3,
-        (Outcome::Failed, _) => 4,
-        (Outcome::Broken, _) => 5,
-        (Outcome::Cancelled, _) => 6,
-    }
-}
-
-/// Index into `VERDICT`.
-fn verdict(attempt: &AttemptData) -> usize {
-    match attempt.verdict {
-        "pass" => 0,
-        "mended" => 1,
-        "cancelled" => 4,
-        _ if attempt.flaw.is_some() => 2,
-        _ => 3,
-    }
-}
-
-/// Index into `FIRST`.
-fn first_try(record: &RecordData, first: &AttemptData) -> usize {
-    match verdict(first) {
-        0 | 1 if record.outcome == Outcome::Delivered && record.verified == Verified::Skipped => 3,
-        0 | 1 => 0,
-        2 => 1,
-        3 => 2,
-        _ => 4,
-    }
 }
 
 fn verified(verified: Verified) -> usize {

@@ -1,0 +1,190 @@
+//! What happened, kept in SQLite: one writer thread behind a bounded queue, so that accounting never holds a request up.
+//!
+//! Under pressure rows are dropped and counted. A batch is one transaction: after kill -9 the database is whole, and at
+//! most what was not yet committed (at most `BATCH_ROWS` rows or `BATCH_WAIT`) is missing. Schema: `docs/ledger.md`.
+
+pub mod export;
+mod schema;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context;
+use parking_lot::Mutex;
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use spectra_config::Accounting;
+
+use crate::metrics::LedgerSample;
+use crate::record::RecordData;
+use writer::Writer;
+
+/// Rows waiting to be written; more are dropped and counted.
+const QUEUE_ROWS: usize = 8192;
+/// Most rows of one transaction.
+const BATCH_ROWS: usize = 512;
+/// Longest wait before a row is committed.
+const BATCH_WAIT: Duration = Duration::from_millis(200);
+
+/// A handle to the writer thread; dropping the last one writes what waits and ends it.
+#[derive(Debug)]
+pub struct Ledger {
+    path: PathBuf,
+    /// `None` only while dropping.
+    queue: Option<SyncSender<Entry>>,
+    counts: Arc<Counts>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What a caller said of an answer it got.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Feedback {
+    pub request_id: String,
+    pub usable: bool,
+    pub reason: Option<String>,
+}
+
+/// Gives a state's text; `None` leaves the last one.
+pub type StateSource = Box<dyn Fn() -> Option<String> + Send>;
+
+/// How much is kept.
+#[derive(Clone, Copy, Debug)]
+struct Keep {
+    days: u32,
+    bytes: u64,
+}
+
+enum Entry {
+    Request(Arc<RecordData>),
+    Feedback(Feedback),
+    State {
+        name: &'static str,
+        source: StateSource,
+    },
+    /// Answered when everything before it is committed.
+    Flush(SyncSender<()>),
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    rows: AtomicU64,
+    dropped: AtomicU64,
+    errors: AtomicU64,
+    queue: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Ledger {
+    /// Opens or makes the file that the config names; `None` where it names none.
+    ///
+    /// # Errors
+    /// If the file cannot be opened or made, is no ledger, or is a newer version's.
+    pub fn open(config: &Accounting) -> anyhow::Result<Option<Self>> {
+        let Some(path) = config.ledger.as_ref().map(|path| path.get().trim()).filter(|path| !path.is_empty()) else { return Ok(None) };
+        let keep = Keep { days: config.keep_days, bytes: u64::from(config.keep_mib) << 20 };
+        Self::start(Path::new(path), keep).map(Some).with_context(|| format!("cannot use the ledger {path}"))
+    }
+
+    fn start(path: &Path, keep: Keep) -> anyhow::Result<Self> {
+        let mut connection = Connection::open(path)?;
+        schema::prepare(&mut connection)?;
+        let counts = Arc::new(Counts::default());
+        let (queue, entries) = sync_channel(QUEUE_ROWS);
+        let mut writer = Writer::new(connection, keep, counts.clone());
+        let thread = std::thread::Builder::new().name("ledger".into()).spawn(move || writer.run(&entries))?;
+        Ok(Self { path: path.to_owned(), queue: Some(queue), counts, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Takes a finished request for writing, or drops and counts it. Never waits.
+    pub fn keep(&self, record: Arc<RecordData>) {
+        self.send(Entry::Request(record));
+    }
+
+    /// Takes a caller's report for writing. Never waits.
+    pub fn feedback(&self, feedback: Feedback) {
+        self.send(Entry::Feedback(feedback));
+    }
+
+    /// Asks `source` for the state once a minute and at the end, and keeps the last one under this name.
+    pub fn keep_state(&self, name: &'static str, source: StateSource) {
+        self.send(Entry::State { name, source });
+    }
+
+    /// What `keep_state` kept last.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn load_state(&self, name: &str) -> anyhow::Result<Option<String>> {
+        let found = self.reader()?.query_row("SELECT text FROM state WHERE name = ?1", [name], |row| row.get(0));
+        Ok(found.optional()?)
+    }
+
+    /// The route of an earlier request, for feedback that comes late.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn route_of(&self, request_id: &str) -> anyhow::Result<Option<Option<String>>> {
+        let query = "SELECT route FROM requests WHERE request_id = ?1 ORDER BY id DESC LIMIT 1";
+        Ok(self.reader()?.query_row(query, [request_id], |row| row.get(0)).optional()?)
+    }
+
+    /// Waits until everything taken so far is committed. It blocks: not for async code.
+    pub fn flush(&self) {
+        let (done, wait) = sync_channel(1);
+        if let Some(queue) = &self.queue
+            && queue.send(Entry::Flush(done)).is_ok()
+        {
+            // An error means that the writer is gone: nothing left to wait for.
+            let _ = wait.recv();
+        }
+    }
+
+    #[must_use]
+    pub fn sample(&self) -> LedgerSample {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let counts = &*self.counts;
+        LedgerSample {
+            rows: read(&counts.rows),
+            dropped: read(&counts.dropped),
+            errors: read(&counts.errors),
+            queue: read(&counts.queue),
+            bytes: read(&counts.bytes),
+        }
+    }
+
+    fn reader(&self) -> rusqlite::Result<Connection> {
+        read_only(&self.path)
+    }
+
+    fn send(&self, entry: Entry) {
+        let Some(queue) = &self.queue else { return };
+        self.counts.queue.fetch_add(1, Ordering::Relaxed);
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = queue.try_send(entry) {
+            self.counts.queue.fetch_sub(1, Ordering::Relaxed);
+            self.counts.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        self.queue = None;
+        if let Some(thread) = self.thread.lock().take() {
+            drop(thread.join());
+        }
+    }
+}
+
+/// Opens a ledger beside its writer.
+fn read_only(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.busy_timeout(Duration::from_secs(5))?;
+    Ok(connection)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,95 @@
+//! The tables, and how an older file becomes a newer one.
+
+use rusqlite::{Connection, TransactionBehavior};
+
+/// One step per version; a step is never changed once released, only followed by another.
+const STEPS: &[&str] = &["
+    CREATE TABLE requests (
+        id INTEGER PRIMARY KEY,
+        request_id TEXT NOT NULL,
+        arrived_ms INTEGER NOT NULL,
+        key TEXT,
+        entrance TEXT NOT NULL,
+        asked_model TEXT NOT NULL,
+        streamed INTEGER NOT NULL,
+        outcome TEXT NOT NULL,
+        status INTEGER NOT NULL,
+        error_code TEXT,
+        route TEXT,
+        model TEXT,
+        score REAL,
+        predicted REAL,
+        reason TEXT NOT NULL,
+        reasons TEXT NOT NULL,
+        verified TEXT NOT NULL,
+        prompt_tokens INTEGER,
+        completion_tokens INTEGER,
+        cost_usd REAL NOT NULL,
+        compared_usd REAL NOT NULL,
+        parse_us INTEGER NOT NULL,
+        plan_us INTEGER NOT NULL,
+        verify_us INTEGER NOT NULL,
+        first_byte_us INTEGER,
+        total_us INTEGER NOT NULL,
+        prompt TEXT,
+        answer TEXT
+    );
+    CREATE INDEX requests_by_time ON requests (arrived_ms);
+    CREATE INDEX requests_by_request_id ON requests (request_id);
+    CREATE TABLE attempts (
+        request INTEGER NOT NULL REFERENCES requests (id) ON DELETE CASCADE,
+        number INTEGER NOT NULL,
+        model TEXT NOT NULL,
+        rung INTEGER NOT NULL,
+        why TEXT NOT NULL,
+        verdict TEXT NOT NULL,
+        flaw TEXT,
+        repairs TEXT NOT NULL,
+        prompt_tokens INTEGER,
+        completion_tokens INTEGER,
+        cost_usd REAL NOT NULL,
+        first_chunk_us INTEGER,
+        total_us INTEGER NOT NULL,
+        PRIMARY KEY (request, number)
+    ) WITHOUT ROWID;
+    CREATE TABLE feedback (
+        request_id TEXT PRIMARY KEY,
+        at_ms INTEGER NOT NULL,
+        usable INTEGER NOT NULL,
+        reason TEXT
+    ) WITHOUT ROWID;
+    CREATE TABLE state (
+        name TEXT PRIMARY KEY,
+        saved_ms INTEGER NOT NULL,
+        text TEXT NOT NULL
+    ) WITHOUT ROWID;
+"];
+
+/// Marks the file as ours (`PRAGMA application_id`): the letters `spec`.
+const APPLICATION_ID: i64 = 0x7370_6563;
+
+/// Settings of the writing connection, and the newest schema.
+pub(super) fn prepare(connection: &mut Connection) -> anyhow::Result<()> {
+    connection.busy_timeout(std::time::Duration::from_secs(5))?;
+    let (version, id): (i64, i64) = (
+        connection.pragma_query_value(None, "user_version", |row| row.get(0))?,
+        connection.pragma_query_value(None, "application_id", |row| row.get(0))?,
+    );
+    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0))?;
+    anyhow::ensure!(id == APPLICATION_ID || tables == 0, "it is a database of something else; name another file in accounting.ledger");
+    let version = usize::try_from(version)?;
+    anyhow::ensure!(version <= STEPS.len(), "it was written by a newer spectra (schema {version}, this one knows {})", STEPS.len());
+    // Before the first table, so that deleted rows give their room back.
+    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    // A power cut may take the last transactions; a crash of the process takes none that were committed.
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for step in STEPS.iter().skip(version) {
+        transaction.execute_batch(step)?;
+    }
+    transaction.pragma_update(None, "user_version", i64::try_from(STEPS.len())?)?;
+    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+    Ok(transaction.commit()?)
+}

@@ -1,0 +1,259 @@
+//! The writer thread: batches into transactions, and deletes what is too old or too much.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rusqlite::{Connection, Transaction, params};
+
+use super::{BATCH_ROWS, BATCH_WAIT, Counts, Entry, Feedback, Keep, StateSource};
+use crate::record::{AttemptData, RecordData};
+
+/// How often old rows are looked for.
+const TIDY_EVERY: Duration = Duration::from_secs(60);
+/// Share of the rows that is deleted when the file is over its size.
+const TIDY_SHARE: i64 = 10;
+const DAY_MS: i64 = 86_400_000;
+
+pub(super) struct Writer {
+    connection: Connection,
+    keep: Keep,
+    counts: Arc<Counts>,
+    tidied: Option<Instant>,
+    states: Vec<(&'static str, StateSource)>,
+}
+
+impl Writer {
+    pub(super) fn new(connection: Connection, keep: Keep, counts: Arc<Counts>) -> Self {
+        Self { connection, keep, counts, tidied: None, states: Vec::new() }
+    }
+
+    /// Writes until every handle is gone.
+    pub(super) fn run(&mut self, entries: &Receiver<Entry>) {
+        let mut open = true;
+        while open {
+            let mut batch: Vec<Entry> = Vec::new();
+            let mut waiting = Vec::new();
+            match entries.recv_timeout(TIDY_EVERY) {
+                Ok(first) => open = fill(&mut batch, first, entries),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => open = false,
+            }
+            let mut rows = Vec::with_capacity(batch.len());
+            for entry in batch {
+                match entry {
+                    Entry::Flush(done) => waiting.push(done),
+                    Entry::State { name, source } => {
+                        self.counts.queue.fetch_sub(1, Ordering::Relaxed);
+                        self.states.push((name, source));
+                    }
+                    row => rows.push(row),
+                }
+            }
+            self.commit(&rows);
+            self.tidy(!open);
+            for done in waiting {
+                // The one who waited may have left.
+                let _ = done.try_send(());
+            }
+        }
+    }
+
+    fn commit(&mut self, batch: &[Entry]) {
+        if batch.is_empty() {
+            return;
+        }
+        let rows = batch.iter().filter(|entry| matches!(entry, Entry::Request(_))).count() as u64;
+        match self.write(batch) {
+            Ok(()) => {
+                self.counts.rows.fetch_add(rows, Ordering::Relaxed);
+            }
+            Err(error) => {
+                self.counts.errors.fetch_add(1, Ordering::Relaxed);
+                self.counts.dropped.fetch_add(rows, Ordering::Relaxed);
+                tracing::warn!(%error, rows, "the ledger could not write a batch");
+            }
+        }
+        self.counts.queue.fetch_sub(batch.len() as u64, Ordering::Relaxed);
+    }
+
+    fn write(&mut self, batch: &[Entry]) -> rusqlite::Result<()> {
+        let transaction = self.connection.transaction()?;
+        for entry in batch {
+            match entry {
+                Entry::Request(record) => request(&transaction, record)?,
+                Entry::Feedback(said) => feedback(&transaction, said)?,
+                Entry::State { .. } | Entry::Flush(_) => {}
+            }
+        }
+        transaction.commit()
+    }
+
+    /// Retention and states: at the first batch, then once a minute, and at the end.
+    fn tidy(&mut self, last: bool) {
+        if !last && self.tidied.is_some_and(|at| at.elapsed() < TIDY_EVERY) {
+            return;
+        }
+        self.tidied = Some(Instant::now());
+        if let Err(error) = self.save_states().and_then(|()| self.delete_old()) {
+            self.counts.errors.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(%error, "the ledger could not be tidied");
+        }
+    }
+
+    fn save_states(&self) -> rusqlite::Result<()> {
+        for (name, source) in &self.states {
+            let Some(text) = source() else { continue };
+            let query = "INSERT OR REPLACE INTO state (name, saved_ms, text) VALUES (?1, ?2, ?3)";
+            self.connection.execute(query, params![name, now_ms(), text])?;
+        }
+        Ok(())
+    }
+
+    fn delete_old(&self) -> rusqlite::Result<()> {
+        let oldest = now_ms() - i64::from(self.keep.days) * DAY_MS;
+        self.connection.execute("DELETE FROM requests WHERE arrived_ms < ?1", [oldest])?;
+        self.connection.execute("DELETE FROM feedback WHERE at_ms < ?1", [oldest])?;
+        let mut bytes = self.bytes()?;
+        while bytes > self.keep.bytes {
+            let deleted = self.connection.execute(
+                "DELETE FROM requests WHERE id IN (SELECT id FROM requests ORDER BY id LIMIT (SELECT count(*) / ?1 + 1 FROM requests))",
+                [TIDY_SHARE],
+            )?;
+            if deleted == 0 {
+                break;
+            }
+            bytes = self.bytes()?;
+        }
+        self.connection.execute_batch("PRAGMA incremental_vacuum")?;
+        self.counts.bytes.store(self.bytes()?, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Pages in use; free ones are given back or used again.
+    fn bytes(&self) -> rusqlite::Result<u64> {
+        let read = |name: &str| self.connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+        let used = (read("page_count")? - read("freelist_count")?) * read("page_size")?;
+        Ok(u64::try_from(used).unwrap_or_default())
+    }
+}
+
+/// Takes what comes within the wait; false when every handle is gone.
+fn fill(batch: &mut Vec<Entry>, first: Entry, entries: &Receiver<Entry>) -> bool {
+    let end = Instant::now() + BATCH_WAIT;
+    let mut hurry = matches!(first, Entry::Flush(_));
+    batch.push(first);
+    while batch.len() < BATCH_ROWS {
+        let wait = if hurry { Duration::ZERO } else { end.saturating_duration_since(Instant::now()) };
+        match entries.recv_timeout(wait) {
+            Ok(entry) => {
+                hurry |= matches!(entry, Entry::Flush(_));
+                batch.push(entry);
+            }
+            Err(RecvTimeoutError::Timeout) => return true,
+            Err(RecvTimeoutError::Disconnected) => return false,
+        }
+    }
+    true
+}
+
+fn request(transaction: &Transaction<'_>, record: &RecordData) -> rusqlite::Result<()> {
+    let timings = &record.timings;
+    let kept = record.kept.as_deref();
+    transaction
+        .prepare_cached(
+            "INSERT INTO requests (request_id, arrived_ms, key, entrance, asked_model, streamed, outcome, status, error_code, route, model, \
+             score, predicted, reason, reasons, verified, prompt_tokens, completion_tokens, cost_usd, compared_usd, parse_us, plan_us, \
+             verify_us, first_byte_us, total_us, prompt, answer) \
+             VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        )?
+        .execute(params![
+            &*record.request_id,
+            ms(record.arrived),
+            record.key.as_deref(),
+            record.entrance.as_str(),
+            &*record.asked_model,
+            record.streamed,
+            record.outcome.as_str(),
+            record.status,
+            record.error_code,
+            record.route.as_deref(),
+            record.model.as_deref(),
+            record.score,
+            record.decision.predicted,
+            &*record.reason,
+            reasons(record),
+            record.verified.as_str(),
+            record.usage.map(|usage| signed(usage.prompt_tokens)),
+            record.usage.map(|usage| signed(usage.completion_tokens)),
+            record.cost_usd,
+            record.compared_usd,
+            us(timings.parse),
+            us(timings.plan),
+            us(timings.verify),
+            timings.first_byte.map(us),
+            us(timings.total),
+            kept.map(|kept| &kept.prompt),
+            kept.map(|kept| &kept.answer),
+        ])?;
+    let id = transaction.last_insert_rowid();
+    for (number, one) in (0_i64..).zip(&record.attempts) {
+        attempt(transaction, id, number, one)?;
+    }
+    Ok(())
+}
+
+fn attempt(transaction: &Transaction<'_>, request: i64, number: i64, attempt: &AttemptData) -> rusqlite::Result<()> {
+    transaction
+        .prepare_cached(
+            "INSERT INTO attempts (request, number, model, rung, why, verdict, flaw, repairs, prompt_tokens, completion_tokens, cost_usd, \
+             first_chunk_us, total_us) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        )?
+        .execute(params![
+            request,
+            number,
+            &*attempt.model,
+            attempt.rung,
+            attempt.why,
+            attempt.verdict,
+            attempt.flaw,
+            attempt.repairs.join(" "),
+            attempt.usage.map(|usage| signed(usage.prompt_tokens)),
+            attempt.usage.map(|usage| signed(usage.completion_tokens)),
+            attempt.cost_usd,
+            attempt.first_chunk.map(us),
+            us(attempt.total),
+        ])?;
+    Ok(())
+}
+
+fn feedback(transaction: &Transaction<'_>, said: &Feedback) -> rusqlite::Result<()> {
+    transaction
+        .prepare_cached("INSERT OR REPLACE INTO feedback (request_id, at_ms, usable, reason) VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![said.request_id, now_ms(), said.usable, said.reason])?;
+    Ok(())
+}
+
+/// `{"words":0.2,"code":-0.1}`, in order of strength.
+fn reasons(record: &RecordData) -> String {
+    let reasons: serde_json::Map<String, serde_json::Value> =
+        record.decision.reasons.iter().map(|(name, weight)| (name.to_string(), (*weight).into())).collect();
+    serde_json::Value::Object(reasons).to_string()
+}
+
+fn ms(time: SystemTime) -> i64 {
+    i64::try_from(time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(i64::MAX)
+}
+
+fn now_ms() -> i64 {
+    ms(SystemTime::now())
+}
+
+fn us(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
+}
+
+fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
