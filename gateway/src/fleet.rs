@@ -84,10 +84,10 @@ fn unavailable(why: String) -> Backend {
 fn local(model: Backend, backend: &config::Backend, llama: &config::Llama) -> Local {
     let facts = Facts {
         context_tokens: Some(backend.context_tokens.unwrap_or(CONTEXT_TOKENS)),
-        tools: false,
+        tools: true,
         vision: false,
         logprobs: true,
-        n_max: 1,
+        n_max: 8,
         json_schema: true,
         local: true,
         price: Price::default(),

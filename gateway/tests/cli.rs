@@ -1,5 +1,7 @@
 //! The binary as an operator meets it: what it says at start, and why it does not start.
 
+#![expect(clippy::unwrap_used, reason = "a test program: its helpers stand outside test functions")]
+
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Output, Stdio};
 

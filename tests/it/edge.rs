@@ -140,7 +140,9 @@ async fn behaviour_10_bad_input_gets_an_error_in_openais_form() {
     let mut utf8 = post(CHAT, "", r#"{"model":"auto","messages":[{"role":"user","content":"~~"}]}"#);
     let at = utf8.iter().position(|byte| *byte == b'~').unwrap();
     utf8[at] = 0xFF;
-    let cases: Vec<(&str, Vec<u8>, u16, Option<&str>, &str)> = vec![
+    /// What is wrong, the body, and the status, `param` and `code` of the answer.
+    type Case = (&'static str, Vec<u8>, u16, Option<&'static str>, &'static str);
+    let cases: Vec<Case> = vec![
         ("bad JSON", chat("{".into()), 400, None, "invalid_json"),
         ("no JSON", chat(String::new()), 400, None, "invalid_json"),
         ("not an object", chat("[1]".into()), 400, None, "invalid_json"),
