@@ -76,6 +76,13 @@ pub(crate) struct Drain {
 }
 
 impl Gateway {
+    /// What the worker of a local backend is doing; `None` for any other backend.
+    #[cfg(feature = "llama")]
+    #[must_use]
+    pub fn worker(&self, backend: &str) -> Option<spectra_backends::llama::State> {
+        Some(self.workers.0.get(backend)?.state())
+    }
+
     /// Builds from a config and starts its local models; `beside` is the config's folder, for relative paths in it.
     ///
     /// # Errors

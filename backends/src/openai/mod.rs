@@ -2,7 +2,6 @@
 //!
 //! async-openai writes the request's head once, when the backend is built (`head.rs`); each request is that head, the
 //! caller's bytes with two fields spliced, and our own hyper transport (`transport.rs`); answers are read in `reply.rs`.
-//! What that saves per request is measured in `benches/README.md`.
 
 mod head;
 mod reply;

@@ -1,0 +1,125 @@
+//! Invariant 10 through the whole gateway: a worker that aborts under load takes nobody's answer along.
+
+#![cfg(all(target_os = "linux", feature = "llama"))]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test program: its helpers fail loudly")]
+
+#[path = "../../backends/tests/support/mod.rs"]
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use spectra_backends::llama::WorkerPhase;
+use spectra_config::Config;
+use spectra_gateway::{Gateway, Listeners, Server};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn config(model: &std::path::Path) -> Config {
+    let text = format!(
+        r#"
+        [server]
+        listen = "127.0.0.1:0"
+        [admin]
+        listen = "127.0.0.1:0"
+        [accounting]
+        ledger = ""
+        [verify]
+        enabled = false
+        [backends.llama]
+        context_tokens = 1024
+        [backends.llama.llama]
+        model = {model:?}
+        slots = 4
+        threads = 1
+        worker = {{ program = {program:?}, backoff_ms = 20 }}
+        [backends.hosted.script]
+        answers = [{{ text = "from the hosted model" }}]
+        [routes.local]
+        ladder = ["llama", "hosted"]
+        [routes.strong]
+        ladder = ["hosted"]
+        "#,
+        program = env!("CARGO_BIN_EXE_spectra"),
+    );
+    Config::parse(&text, "test.toml", &|_| None).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The worker: this process's only child.
+fn worker_pid() -> i32 {
+    let of_task = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+    let children: String = std::fs::read_dir("/proc/self/task").unwrap().flatten().map(of_task).collect();
+    children.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// Callers of the local model who all must be answered, whoever answers.
+#[derive(Default)]
+struct Load {
+    stop: AtomicBool,
+    by_local: AtomicU32,
+    by_hosted: AtomicU32,
+}
+
+impl Load {
+    async fn run(self: Arc<Self>, client: reqwest::Client, url: String) {
+        while !self.stop.load(Relaxed) {
+            let (status, text) = ask(&client, &url, "local").await;
+            assert_eq!(status, 200, "{text}");
+            let answered = if text.contains("from the hosted model") { &self.by_hosted } else { &self.by_local };
+            answered.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+async fn ask(client: &reqwest::Client, url: &str, model: &str) -> (u16, String) {
+    // Token 2 ends an answer: without it the random model goes on to its limit.
+    let body = format!(
+        r#"{{"model":"{model}","max_tokens":900,"logit_bias":{{"2":-100}},"messages":[{{"role":"user","content":"Tell me a story."}}]}}"#
+    );
+    let answer = client.post(url).header("content-type", "application/json").body(body).send().await.unwrap();
+    (answer.status().as_u16(), answer.text().await.unwrap())
+}
+
+/// Waits until `done`, looking again whenever other tasks have run.
+async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let waiting = async {
+        while !done() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("waited in vain for {what}"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn b31_an_aborted_engine_worker_takes_nothing_down() {
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let folder = tempfile::tempdir().unwrap();
+    let gateway = Arc::new(Gateway::build(config(&support::tiny_model(folder.path())), None).unwrap());
+    let listeners = Listeners::bind(&gateway).await.unwrap();
+    let url = format!("http://{}/v1/chat/completions", listeners.main.local_addr().unwrap());
+    let server = tokio::spawn(Server::new(gateway.clone(), listeners).run(std::future::pending()));
+    let client = reqwest::Client::new();
+    let ready = || gateway.worker("llama").is_some_and(|state| state.phase == WorkerPhase::Ready);
+
+    for round in 0..3 {
+        until("the worker", ready).await;
+        let restarts = gateway.worker("llama").unwrap().restarts;
+        let load = Arc::new(Load::default());
+        let local: Vec<_> = (0..4).map(|_| tokio::spawn(load.clone().run(client.clone(), url.clone()))).collect();
+        until("local answers", || load.by_local.load(Relaxed) >= 4).await;
+        // SAFETY: sends a signal to this process's own child.
+        unsafe { libc::kill(worker_pid(), libc::SIGABRT) };
+        let hosted = join_all((0..20).map(|_| ask(&client, &url, "strong"))).await;
+        assert!(hosted.iter().all(|(status, _)| *status == 200), "round {round}: {hosted:?}");
+        until("the worker's return", || gateway.worker("llama").is_some_and(|state| state.restarts > restarts)).await;
+        load.stop.store(true, Relaxed);
+        for task in local {
+            task.await.unwrap();
+        }
+        assert!(load.by_hosted.load(Relaxed) >= 1, "round {round}: nobody was answered by the next rung");
+    }
+    until("the worker", ready).await;
+    server.abort();
+}
