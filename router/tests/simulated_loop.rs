@@ -1,7 +1,7 @@
 //! The loop against a weak model that spoils its answers in the ways models do: a *simulated*, seeded run.
 //! What is asserted: nearly every answer is delivered usable, and none that is not is passed off as verified.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test program: its helpers fail loudly")]
+#![expect(clippy::unwrap_used, reason = "a test program: its helpers fail loudly")]
 
 use std::collections::HashMap;
 use std::sync::Arc;
