@@ -193,7 +193,7 @@ pub struct Verify {
 
 impl Default for Verify {
     fn default() -> Self {
-        Self { enabled: true, checks: Checks::default(), repair: true, coerce: true }
+        Self { enabled: true, checks: Checks::default(), repair: true, coerce: false }
     }
 }
 
