@@ -143,6 +143,8 @@ async fn sdk_clients_get_real_answers_from_the_real_local_model() {
         [backends.llama.llama]
         model = "{}"
         slots = 2
+        # Greedy, so that every run is the same one.
+        defaults = {{ temperature = 0.0, max_tokens = 64 }}
         [backends.llama.llama.worker]
         program = "{}"
         [routes.local]

@@ -37,7 +37,11 @@ def streaming_helper():
     with client.chat.completions.stream(model="auto", messages=hello, max_tokens=32) as stream:
         for _ in stream:
             pass
-        assert stream.get_final_completion().choices[0].message.content.strip()
+        try:
+            final = stream.get_final_completion()
+        except openai.LengthFinishReasonError as cut:  # a small model may reach the token limit
+            final = cut.completion
+        assert final.choices[0].message.content.strip()
 
 
 def json_schema():
