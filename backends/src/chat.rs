@@ -4,18 +4,25 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
-use serde_json::value::RawValue;
 
 use crate::chunk::ToolDelta;
-use crate::splice::{Edit, Field, fields, splice};
+use crate::splice::{Edit, Field, fields, spliced};
 
 mod fields_of;
+mod messages;
 
-/// What a caller asked, kept byte for byte; `view` was read from `raw` once.
+/// What a caller asked, kept byte for byte; the rest was read from `raw` once.
 #[derive(Clone, Debug)]
 pub struct ChatRequest {
     raw: Bytes,
-    view: Arc<View>,
+    read: Arc<Read>,
+}
+
+#[derive(Debug)]
+struct Read {
+    view: View,
+    /// Where the top-level fields stand in `raw`.
+    fields: Vec<Field>,
 }
 
 /// The fields we read. Absent and `null` are the same here, as they are to OpenAI.
@@ -74,6 +81,18 @@ pub enum Role {
 }
 
 impl Role {
+    fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "system" => Self::System,
+            "developer" => Self::Developer,
+            "user" => Self::User,
+            "assistant" => Self::Assistant,
+            "tool" => Self::Tool,
+            "function" => Self::Function,
+            _ => return None,
+        })
+    }
+
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -145,8 +164,9 @@ impl ChatRequest {
     /// `BadRequest` for text that is not a JSON object, a repeated field, a missing or ill-typed field that we read.
     pub fn parse(raw: Bytes) -> Result<Self, BadRequest> {
         let envelope = Envelope::open(&raw)?;
-        let view = Arc::new(fields_of::view(&envelope)?);
-        Ok(Self { raw, view })
+        let view = fields_of::view(&envelope)?;
+        let read = Arc::new(Read { view, fields: envelope.fields });
+        Ok(Self { raw, read })
     }
 
     #[must_use]
@@ -156,7 +176,7 @@ impl ChatRequest {
 
     #[must_use]
     pub fn view(&self) -> &View {
-        &self.view
+        &self.read.view
     }
 
     /// The same request with some top-level fields changed; everything else keeps its bytes.
@@ -164,23 +184,19 @@ impl ChatRequest {
     /// # Errors
     /// `BadRequest` if an edit makes a field that we read ill-typed.
     pub fn edited(&self, edits: &[Edit]) -> Result<Self, BadRequest> {
-        let raw = self.spliced(edits)?;
-        Self::parse(raw)
+        Self::parse(self.spliced(edits))
     }
 
     /// Only the bytes of `edited`, for sending: cheaper, since nothing is read again.
-    ///
-    /// # Errors
-    /// Never for a request that was parsed; the type keeps callers from having to prove it.
-    pub fn spliced(&self, edits: &[Edit]) -> Result<Bytes, BadRequest> {
-        splice(&self.raw, edits).map_err(|error| BadRequest::new("invalid_json", None, error.to_string()))
+    #[must_use]
+    pub fn spliced(&self, edits: &[Edit]) -> Bytes {
+        spliced(&self.raw, &self.read.fields, edits)
     }
 
     /// The text of one top-level field, as sent.
     #[must_use]
     pub fn field(&self, name: &str) -> Option<&str> {
-        let found = fields(&self.raw).ok()?.into_iter().find(|field| field.key == name)?;
-        std::str::from_utf8(&self.raw[found.value_start..found.value_end]).ok()
+        self.read.fields.iter().find(|field| field.is(&self.raw, name)).map(|field| field.value(&self.raw))
     }
 
     /// An edit that adds messages (JSON objects) behind the caller's, which keep their bytes.
@@ -217,7 +233,7 @@ impl<'a> Envelope<'a> {
                 format!("We could not parse the JSON body of your request: {error}. Expected one JSON object."),
             )
         })?;
-        let mut names: Vec<&str> = fields.iter().map(|field| field.key.as_str()).collect();
+        let mut names: Vec<&str> = fields.iter().map(|field| field.key(raw)).collect();
         names.sort_unstable();
         if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(BadRequest::new(
@@ -230,20 +246,16 @@ impl<'a> Envelope<'a> {
     }
 
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        self.fields.iter().map(|field| field.key.as_str())
+        self.fields.iter().map(|field| field.key(self.text))
     }
 
     /// The field's text; `null` counts as absent.
     pub(crate) fn text(&self, name: &str) -> Option<&'a str> {
-        let field = self.fields.iter().find(|field| field.key == name)?;
-        std::str::from_utf8(&self.text[field.value_start..field.value_end]).ok().filter(|text| *text != "null")
+        let field = self.fields.iter().find(|field| field.is(self.text, name))?;
+        Some(field.value(self.text)).filter(|text| *text != "null")
     }
 
     pub(crate) fn read<T: DeserializeOwned>(&self, name: &str, expected: &str) -> Result<Option<T>, BadRequest> {
         self.text(name).map(|text| serde_json::from_str(text).map_err(|_| fields_of::wrong_type(name, expected, text))).transpose()
-    }
-
-    pub(crate) fn raw_value(&self, name: &str) -> Result<Option<&'a RawValue>, BadRequest> {
-        self.text(name).map(|text| serde_json::from_str(text).map_err(|_| fields_of::wrong_type(name, "JSON", text))).transpose()
     }
 }

@@ -1,5 +1,7 @@
 //! Changes a few top-level fields of a JSON object and leaves every other byte where it was.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use serde::de::{Deserializer as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -26,13 +28,17 @@ impl Edit {
 /// # Errors
 /// If `raw` is not a JSON object.
 pub fn splice(raw: &[u8], edits: &[Edit]) -> Result<Bytes, serde_json::Error> {
-    let fields = fields(raw)?;
+    Ok(spliced(raw, &fields(raw)?, edits))
+}
+
+/// `splice` where the fields have been found already.
+pub(crate) fn spliced(raw: &[u8], fields: &[Field], edits: &[Edit]) -> Bytes {
     let mut out = Vec::with_capacity(raw.len() + edits.len() * 32);
     let body_start = fields.first().map_or_else(|| close_of(raw), |field| field.key_start);
     out.extend_from_slice(&raw[..body_start]);
     let mut written = 0;
     for (at, field) in fields.iter().enumerate() {
-        let edit = edits.iter().find(|edit| edit.key() == field.key);
+        let edit = edits.iter().find(|edit| field.is(raw, edit.key()));
         if matches!(edit, Some(Edit::Remove(_))) {
             continue;
         }
@@ -51,7 +57,7 @@ pub fn splice(raw: &[u8], edits: &[Edit]) -> Result<Bytes, serde_json::Error> {
     }
     for edit in edits {
         let Edit::Set(key, value) = edit else { continue };
-        if fields.iter().any(|field| field.key == *key) {
+        if fields.iter().any(|field| field.is(raw, key)) {
             continue;
         }
         if written > 0 {
@@ -64,7 +70,7 @@ pub fn splice(raw: &[u8], edits: &[Edit]) -> Result<Bytes, serde_json::Error> {
         out.extend_from_slice(value.as_bytes());
     }
     out.extend_from_slice(&raw[fields.last().map_or_else(|| close_of(raw), |field| field.value_end)..]);
-    Ok(out.into())
+    out.into()
 }
 
 /// Where the object's closing brace stands.
@@ -73,49 +79,76 @@ fn close_of(raw: &[u8]) -> usize {
 }
 
 /// Where one top-level field stands, as byte offsets into the object's text.
+#[derive(Debug)]
 pub(crate) struct Field {
-    pub key: String,
-    pub key_start: usize,
-    pub value_start: usize,
-    pub value_end: usize,
+    /// The key, where it is not simply what stands between its quotes.
+    escaped: Option<Box<str>>,
+    key_start: usize,
+    key_end: usize,
+    value_start: usize,
+    value_end: usize,
+}
+
+impl Field {
+    /// `raw` is the text that the field was found in.
+    pub fn key<'a>(&'a self, raw: &'a [u8]) -> &'a str {
+        let plain = || std::str::from_utf8(&raw[self.key_start + 1..self.key_end - 1]).unwrap_or_default();
+        self.escaped.as_deref().unwrap_or_else(plain)
+    }
+
+    pub fn is(&self, raw: &[u8], key: &str) -> bool {
+        self.escaped.as_deref().map_or(&raw[self.key_start + 1..self.key_end - 1], str::as_bytes) == key.as_bytes()
+    }
+
+    pub fn value<'a>(&self, raw: &'a [u8]) -> &'a str {
+        std::str::from_utf8(&raw[self.value_start..self.value_end]).unwrap_or_default()
+    }
 }
 
 /// The top-level fields of the object in `raw`, in their order.
 pub(crate) fn fields(raw: &[u8]) -> Result<Vec<Field>, serde_json::Error> {
     let text = std::str::from_utf8(raw).map_err(|_| serde::de::Error::custom("body is not valid UTF-8"))?;
     let mut parser = serde_json::Deserializer::from_str(text);
-    let pairs = parser.deserialize_map(Pairs)?;
+    let fields = parser.deserialize_map(Fields { text })?;
     parser.end()?;
-    let base = text.as_ptr() as usize;
-    let mut searched = 0;
-    Ok(pairs
-        .into_iter()
-        .map(|(key, value)| {
-            let value_start = value.get().as_ptr() as usize - base;
-            let value_end = value_start + value.get().len();
-            // Between the previous value and this one stands only `{` or `,`, white space, the key and `:`.
-            let key_start = searched + text[searched..value_start].find('"').unwrap_or(0);
-            searched = value_end;
-            Field { key, key_start, value_start, value_end }
-        })
-        .collect())
+    Ok(fields)
 }
 
-struct Pairs;
+struct Fields<'a> {
+    text: &'a str,
+}
 
-impl<'de> Visitor<'de> for Pairs {
-    type Value = Vec<(String, &'de RawValue)>;
+/// A key as it stands, or unescaped.
+#[derive(serde::Deserialize)]
+#[serde(transparent)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'de> Visitor<'de> for Fields<'de> {
+    type Value = Vec<Field>;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("a JSON object")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut pairs = Vec::with_capacity(16);
-        while let Some(pair) = map.next_entry()? {
-            pairs.push(pair);
+        let base = self.text.as_ptr() as usize;
+        let mut searched = 0;
+        let mut found = Vec::with_capacity(16);
+        while let Some((Key(key), value)) = map.next_entry::<Key<'de>, &'de RawValue>()? {
+            let value_start = value.get().as_ptr() as usize - base;
+            let value_end = value_start + value.get().len();
+            // Between the previous value and this one stands only `{` or `,`, white space, the key and `:`.
+            let between = &self.text[searched..value_start];
+            let key_start = searched + between.find('"').unwrap_or(0);
+            let key_end = searched + between.rfind('"').map_or(0, |at| at + 1);
+            searched = value_end;
+            let escaped = match key {
+                Cow::Borrowed(_) => None,
+                Cow::Owned(key) => Some(key.into()),
+            };
+            found.push(Field { escaped, key_start, key_end, value_start, value_end });
         }
-        Ok(pairs)
+        Ok(found)
     }
 }
 

@@ -18,11 +18,13 @@ pub struct Server {
     pub drain_ms: u64,
     /// Send `: ping` comments while a stream is held. It spends the HTTP status: off by default.
     pub ping_ms: Option<u64>,
+    /// Threads that serve; unset: one for each core this process may use. One of them needs no locks between threads.
+    pub threads: Option<usize>,
 }
 
 impl Default for Server {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)), drain_ms: 30_000, ping_ms: None }
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)), drain_ms: 30_000, ping_ms: None, threads: None }
     }
 }
 
@@ -30,6 +32,7 @@ impl Server {
     pub(crate) fn check(&self) -> Result<(), Fault> {
         match self.ping_ms {
             Some(0) => Err(Fault::new(None, "server.ping_ms is 0", "write milliseconds such as 15000, or leave it out")),
+            _ if self.threads == Some(0) => Err(Fault::new(None, "server.threads is 0", "write 1 or more, or leave it out for one a core")),
             _ => Ok(()),
         }
     }

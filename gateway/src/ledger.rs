@@ -138,6 +138,7 @@ impl Ledger {
         if let Some(queue) = &self.queue
             && queue.send(Entry::Flush(done)).is_ok()
         {
+            self.wake();
             // An error means that the writer is gone: nothing left to wait for.
             let _ = wait.recv();
         }
@@ -162,10 +163,20 @@ impl Ledger {
 
     fn send(&self, entry: Entry) {
         let Some(queue) = &self.queue else { return };
-        self.counts.queue.fetch_add(1, Ordering::Relaxed);
+        let waiting = self.counts.queue.fetch_add(1, Ordering::Relaxed) + 1;
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = queue.try_send(entry) {
             self.counts.queue.fetch_sub(1, Ordering::Relaxed);
             self.counts.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        if waiting.is_multiple_of(BATCH_ROWS as u64) {
+            self.wake();
+        }
+    }
+
+    /// Has the writer look at the queue before its wait is over.
+    fn wake(&self) {
+        if let Some(thread) = &*self.thread.lock() {
+            thread.thread().unpark();
         }
     }
 }
@@ -173,6 +184,7 @@ impl Ledger {
 impl Drop for Ledger {
     fn drop(&mut self) {
         self.queue = None;
+        self.wake();
         if let Some(thread) = self.thread.lock().take() {
             drop(thread.join());
         }

@@ -12,6 +12,7 @@ use spectra_gateway::cli::explain::{self, ExplainArgs};
 use spectra_gateway::cli::ledger::{self, LedgerArgs};
 use spectra_gateway::cli::model::{self, ModelArgs};
 use spectra_gateway::cli::replay::{self, ReplayArgs};
+use spectra_gateway::cli::runtime;
 use spectra_gateway::cli::score::{self, ScoreArgs};
 use spectra_gateway::cli::serve::{self, ServeArgs};
 use spectra_gateway::cli::top::{self, TopArgs};
@@ -49,21 +50,20 @@ enum Cli {
     Verify(VerifyArgs),
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     drop(rustls::crypto::ring::default_provider().install_default());
     let ended = match Cli::parse() {
-        Cli::Serve(args) => serve::run(args).await,
+        Cli::Serve(args) => serve::run(&args),
         Cli::Check(args) => check::run(&args),
         Cli::Explain(args) => explain::run(&args),
         #[cfg(feature = "llama")]
-        Cli::Engine(args) => engine::run(args).await,
-        Cli::Model(args) => model::run(args).await,
+        Cli::Engine(args) => waiting(engine::run(args)),
+        Cli::Model(args) => waiting(model::run(args)),
         Cli::Score(args) => score::run(&args),
         Cli::Eval(args) => eval::run(&args),
         Cli::Train(args) => train::run(&args),
         Cli::Replay(args) => replay::run(&args),
-        Cli::Top(args) => top::run(args).await,
+        Cli::Top(args) => waiting(top::run(args)),
         Cli::Ledger(args) => ledger::run(args),
         Cli::Verify(args) => verify::run(&args),
     };
@@ -71,4 +71,8 @@ async fn main() -> ExitCode {
         drop(writeln!(std::io::stderr(), "error: {error:#}"));
         ExitCode::FAILURE
     })
+}
+
+fn waiting(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    runtime(None)?.block_on(work)
 }

@@ -41,7 +41,7 @@ pub struct RecordData {
     /// Difficulty, 0 to 1; `None` where no score was needed (a named route or backend).
     pub score: Option<f32>,
     /// Why this route: the stable name of the strongest reason.
-    pub reason: Arc<str>,
+    pub reason: &'static str,
     pub decision: Decision,
     pub verified: Verified,
     /// In the order they were begun.
@@ -134,7 +134,7 @@ pub struct Decision {
     /// Calibrated chance, 0 to 1, that the first rung of the chosen route gives a usable answer at the first try.
     pub predicted: Option<f32>,
     /// What moved the score, the strongest first: the feature's name and what it added to the difficulty.
-    pub reasons: Vec<(Arc<str>, f32)>,
+    pub reasons: Vec<(&'static str, f32)>,
 }
 
 /// One question to one backend.
@@ -197,7 +197,7 @@ impl Record {
             route: None,
             model: None,
             score: None,
-            reason: Arc::default(),
+            reason: "",
             decision: Decision::default(),
             verified: Verified::Skipped,
             attempts: Vec::new(),
@@ -261,7 +261,7 @@ impl Record {
         }
         self.books.metrics.observe(data);
         data.log();
-        let written = Arc::new(data.clone());
+        let written = Arc::new(data.written());
         if let Some(ledger) = &self.books.ledger {
             ledger.keep(written.clone());
         }
@@ -292,7 +292,7 @@ impl RecordData {
     fn take(&mut self, account: &Account) {
         self.route.clone_from(&account.route);
         self.score = account.score.as_ref().map(|score| score.difficulty);
-        self.reason = reason(account).into();
+        self.reason = reason(account);
         self.decision = decision(account);
         self.verified = account.verified.into();
         self.attempts = account.attempts.iter().map(AttemptData::from).collect();
@@ -302,6 +302,13 @@ impl RecordData {
         self.cost_usd = account.cost_usd() + 0.0;
         self.timings.plan = account.plan_time;
         self.timings.verify = account.verify_time;
+    }
+
+    /// The finished account; what the response may still ask for stays.
+    fn written(&mut self) -> Self {
+        let (decision, attempts, trace, kept) =
+            (std::mem::take(&mut self.decision), std::mem::take(&mut self.attempts), self.trace.take(), self.kept.take());
+        Self { decision, attempts, trace, kept, ..self.clone() }
     }
 
     /// The one log line of a request: names and numbers, no text of the caller's.
@@ -314,7 +321,7 @@ impl RecordData {
             route = self.route.as_deref(),
             model = self.model.as_deref(),
             score = self.score,
-            reason = &*self.reason,
+            reason = self.reason,
             attempts = self.attempts.len(),
             verified = self.verified.as_str(),
             outcome = self.outcome.as_str(),
@@ -338,7 +345,7 @@ fn decision(account: &Account) -> Decision {
     let first_is_local = account.attempts.first().is_some_and(|attempt| attempt.local);
     Decision {
         predicted: Some(if first_is_local { score.p_local } else { score.p_hosted }),
-        reasons: score.reasons.iter().map(|reason| (Arc::from(reason.feature), reason.weight)).collect(),
+        reasons: score.reasons.iter().map(|reason| (reason.feature, reason.weight)).collect(),
     }
 }
 

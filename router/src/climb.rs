@@ -7,6 +7,7 @@ use spectra_backends::chunk::{Finish, Usage};
 use spectra_backends::{BackendError, ChatRequest, Chunk, Continuation, Fleet, Reply};
 use tokio::time::{Instant, sleep};
 
+use crate::alarm::Alarm;
 use crate::asking::{Before, continuation, joined, reask, roomier};
 use crate::compose::recompose;
 use crate::decide::{Limits, Past, Seen, Step, next};
@@ -26,10 +27,11 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 pub(crate) struct Climb {
     pub router: Arc<Router>,
-    pub plan: Plan,
+    pub plan: Arc<Plan>,
     pub trail: Trail,
     pub request: ChatRequest,
-    pub asked: Asked,
+    pub asked: Arc<Asked>,
+    alarm: Alarm,
     past: Vec<Past>,
     last: Option<Whole>,
     retry_after: Option<Duration>,
@@ -62,7 +64,9 @@ enum Came {
 
 impl Climb {
     pub fn new(router: Arc<Router>, plan: Plan, trail: Trail, request: ChatRequest, asked: Asked) -> Self {
-        Self { router, plan, trail, request, asked, past: Vec::new(), last: None, retry_after: None }
+        let alarm = Alarm::at(plan.deadline);
+        let (plan, asked) = (Arc::new(plan), Arc::new(asked));
+        Self { router, plan, trail, request, asked, alarm, past: Vec::new(), last: None, retry_after: None }
     }
 
     /// At most `plan.attempts` attempts: `decide::next` sees to it.
@@ -71,7 +75,9 @@ impl Climb {
             match next(&self.limits(), &self.past) {
                 Step::Deliver | Step::GiveUp => return self.give_up(),
                 Step::Ask { rung, why, hint, after } => {
-                    sleep(after).await;
+                    if !after.is_zero() {
+                        sleep(after).await;
+                    }
                     let mut question = self.begin(rung, why);
                     let seen = match self.attempt(&mut question, hint).await {
                         Came::Committed(answer) => {
@@ -126,15 +132,15 @@ impl Climb {
             Ok(request) => request,
             Err(error) => return self.faulty(question, BackendError::Broken { what: error.message }),
         };
-        let reply = match self.open(question, request).await {
+        let mut reply = match self.open(question, request).await {
             Ok(reply) => reply,
             Err(error) => return self.faulty(question, error),
         };
-        let headers = reply.headers.clone();
+        let headers = std::mem::take(&mut reply.headers);
         let mut draft = Draft::new(self.plan.checks.clone());
         // A continuation is half an answer: it is joined first and judged then.
         let hold = if question.why == Why::Continue { Held::Whole } else { self.plan.hold };
-        let reading = draft.read(reply, &self.plan, hold, question.began).await;
+        let reading = draft.read(reply, &self.plan, hold, question.began, &mut self.alarm).await;
         self.note(question, &draft);
         match reading {
             Reading::Flowing(rest) => self.flowing(question, draft, rest, headers),
@@ -164,7 +170,7 @@ impl Climb {
         let first = self.opening(question);
         let may = self.plan.hedge && question.why == Why::First && self.plan.ladder.len() > 1 && self.plan.attempts > 1;
         let late = if may { self.router.fleet.first_chunk_p95(&question.backend) } else { None };
-        let Some(late) = late else { return first.ask(request).await };
+        let Some(late) = late else { return first.ask_within(&mut self.alarm, request).await };
         let mut hedge = None;
         let won = race(&first, &request, late, || {
             let question = hedge.insert(self.begin(question.rung + 1, Why::Hedge));
@@ -232,10 +238,10 @@ impl Climb {
         });
     }
 
-    fn flowing(&self, question: &Question, draft: Draft, rest: spectra_backends::ChunkStream, headers: http::HeaderMap) -> Came {
+    fn flowing(&mut self, question: &Question, mut draft: Draft, rest: spectra_backends::ChunkStream, headers: http::HeaderMap) -> Came {
         let head = self.head(question.backend.clone(), Verified::Skipped, headers);
         self.trail.write(|account| account.delivered = Some(question.index));
-        let held = draft.chunks.clone();
+        let held = std::mem::take(&mut draft.chunks);
         let flow = Flow {
             router: self.router.clone(),
             plan: self.plan.clone(),
@@ -244,8 +250,9 @@ impl Climb {
             asked: self.asked.clone(),
             backend: question.backend.clone(),
             index: question.index,
-            rung: self.trail.read(|account| account.attempts[question.index].rung),
+            rung: question.rung,
             began: question.began,
+            alarm: std::mem::replace(&mut self.alarm, Alarm::at(self.plan.deadline)),
             verifier: draft.into_verifier(),
         };
         Came::Committed(Box::new(Answer { head, chunks: flow.run(held, rest) }))

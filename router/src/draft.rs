@@ -6,8 +6,9 @@ use std::time::{Duration, Instant as Clock};
 use futures_util::StreamExt;
 use spectra_backends::chunk::Usage;
 use spectra_backends::{BackendError, Chunk, ChunkStream, Phase, Reply};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
+use crate::alarm::Alarm;
 use crate::plan::{Held, Plan};
 use crate::verify::{Checks, Doubt, Flaw, Judged, Verdict, Verifier};
 
@@ -51,15 +52,15 @@ impl Draft {
     }
 
     /// Reads until the answer is over, hopeless, or enough of it is held.
-    pub async fn read(&mut self, reply: Reply, plan: &Plan, hold: Held, began: Instant) -> Reading {
+    pub async fn read(&mut self, reply: Reply, plan: &Plan, hold: Held, began: Instant, alarm: &mut Alarm) -> Reading {
         let mut chunks = reply.chunks;
         let mut spoken = 0;
         loop {
-            let chunk = match timeout_at(plan.deadline, chunks.next()).await {
-                Err(_) => return Reading::Broken(BackendError::Timeout { phase: Phase::Total, after: began.elapsed() }),
-                Ok(None) => return Reading::Judged(self.judge()),
-                Ok(Some(Err(error))) => return Reading::Broken(error),
-                Ok(Some(Ok(chunk))) => chunk,
+            let chunk = match alarm.before(chunks.next()).await {
+                None => return Reading::Broken(BackendError::Timeout { phase: Phase::Total, after: began.elapsed() }),
+                Some(None) => return Reading::Judged(self.judge()),
+                Some(Some(Err(error))) => return Reading::Broken(error),
+                Some(Some(Ok(chunk))) => chunk,
             };
             self.first_chunk.get_or_insert_with(|| began.elapsed());
             let says = chunk.view.choices.iter().any(|choice| {

@@ -8,6 +8,7 @@ use spectra_backends::chunk::{Finish, Usage};
 use spectra_backends::{Ask, BackendError, ChatRequest, Chunk, ChunkStream, Phase};
 use tokio::time::{Instant, timeout_at};
 
+use crate::alarm::Alarm;
 use crate::asking::{continuation, overlap};
 use crate::climb::{cost_usd, summed};
 use crate::compose::{content_chunk, finish_chunk, usage_chunk};
@@ -19,14 +20,15 @@ use crate::{Asked, Router};
 
 pub(crate) struct Flow {
     pub router: Arc<Router>,
-    pub plan: Plan,
+    pub plan: Arc<Plan>,
     pub trail: Trail,
     pub request: ChatRequest,
-    pub asked: Asked,
+    pub asked: Arc<Asked>,
     pub backend: Arc<str>,
     pub index: usize,
     pub rung: usize,
     pub began: Instant,
+    pub alarm: Alarm,
     pub verifier: Verifier,
 }
 
@@ -54,11 +56,11 @@ impl Flow {
             }
             let mut ending: Vec<Chunk> = Vec::new();
             let end = loop {
-                let chunk = match timeout_at(self.plan.deadline, rest.next()).await {
-                    Err(_) => break End::Cut(BackendError::Timeout { phase: Phase::Total, after: self.began.elapsed() }),
-                    Ok(None) => break End::Over,
-                    Ok(Some(Err(error))) => break End::Cut(error),
-                    Ok(Some(Ok(chunk))) => chunk,
+                let chunk = match self.alarm.before(rest.next()).await {
+                    None => break End::Cut(BackendError::Timeout { phase: Phase::Total, after: self.began.elapsed() }),
+                    Some(None) => break End::Over,
+                    Some(Some(Err(error))) => break End::Cut(error),
+                    Some(Some(Ok(chunk))) => chunk,
                 };
                 // What is sent cannot be taken back: a doubt only matters to the verdict at the end.
                 let _ = self.verifier.push(&chunk);

@@ -6,38 +6,44 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 use spectra_backends::{Ask, BackendError, ChatRequest, Fleet, Phase, Reply};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep};
 
 use crate::Asked;
+use crate::alarm::Alarm;
 
 /// One backend to be asked, and until when.
 pub(crate) struct Opening {
     pub fleet: Fleet,
     pub backend: Arc<str>,
-    pub asked: Asked,
+    pub asked: Arc<Asked>,
     pub began: Instant,
     pub deadline: Instant,
 }
 
 impl Opening {
     /// Asks, within the request's deadline.
-    pub async fn ask(&self, request: ChatRequest) -> Result<Reply, BackendError> {
+    pub async fn ask_within(&self, alarm: &mut Alarm, request: ChatRequest) -> Result<Reply, BackendError> {
+        alarm.before(self.call(request)).await.ok_or_else(|| self.late())?
+    }
+
+    fn call(&self, request: ChatRequest) -> impl Future<Output = Result<Reply, BackendError>> {
         let ask = Ask {
             request,
             deadline: self.deadline,
             request_id: self.asked.request_id.clone(),
             traceparent: self.asked.traceparent.clone(),
         };
-        timeout_at(self.deadline, self.fleet.call(&self.backend, ask)).await.map_err(|_| self.late())?
+        self.fleet.call(&self.backend, ask)
     }
 
     /// Asks and waits for the first chunk, which is then the stream's first again.
     async fn first_chunk(&self, request: ChatRequest) -> Result<Reply, BackendError> {
-        let Reply { headers, mut chunks } = self.ask(request).await?;
-        let first = match timeout_at(self.deadline, chunks.next()).await {
-            Err(_) => return Err(self.late()),
-            Ok(None) => return Err(BackendError::Broken { what: "an answer without a chunk".into() }),
-            Ok(Some(first)) => first?,
+        let mut alarm = Alarm::at(self.deadline);
+        let Reply { headers, mut chunks } = self.ask_within(&mut alarm, request).await?;
+        let first = match alarm.before(chunks.next()).await {
+            None => return Err(self.late()),
+            Some(None) => return Err(BackendError::Broken { what: "an answer without a chunk".into() }),
+            Some(Some(first)) => first?,
         };
         let chunks = futures_util::stream::once(std::future::ready(Ok(first))).chain(chunks);
         Ok(Reply { headers, chunks: Box::pin(chunks) })
@@ -120,7 +126,7 @@ mod tests {
             Opening {
                 fleet: fleet.clone(),
                 backend: backend.into(),
-                asked: Asked::default(),
+                asked: Arc::default(),
                 began,
                 deadline: began + Duration::from_secs(60),
             }

@@ -3,6 +3,7 @@
 //! Everything here is a pure function of values, but for `Fleet::call` in `climb`.
 
 mod affinity;
+mod alarm;
 mod asking;
 mod climb;
 mod compose;
@@ -12,6 +13,7 @@ mod draft;
 mod error;
 mod flow;
 mod hedge;
+mod lessons;
 mod plan;
 pub mod repair;
 pub mod score;
@@ -35,6 +37,7 @@ pub use trail::{Account, Attempt, Ended, Trail, Verified, Why};
 
 use affinity::Affinity;
 use climb::Climb;
+use lessons::Lessons;
 use plan::Route;
 use score::{Outcome, Policy, Rule, Score, Scorer, Situation, Weights};
 use verify::{Flaw, SchemaCache, Verdict};
@@ -52,6 +55,7 @@ pub struct Router {
     schemas: SchemaCache,
     affinity: Affinity,
     learns: bool,
+    lessons: Lessons,
 }
 
 /// What a caller asked of the router beside the request itself (`x-spectra-*` headers).
@@ -148,6 +152,7 @@ impl Router {
             schemas: SchemaCache::new(256),
             affinity: Affinity::new(Duration::from_millis(config.router.affinity_ms)),
             learns: config.router.learn,
+            lessons: Lessons::default(),
         })
     }
 
@@ -172,11 +177,7 @@ impl Router {
         let account = trail.account();
         let score = account.score.as_ref();
         let reasons = score.map(|score| {
-            score
-                .reasons
-                .iter()
-                .map(|reason| Reasoned { feature: reason.feature, weight: reason.weight, text: reason.text.to_string() })
-                .collect()
+            score.reasons.iter().map(|reason| Reasoned { feature: reason.feature, weight: reason.weight, text: reason.text() }).collect()
         });
         Ok(Explanation {
             route: plan.route.clone(),
@@ -196,10 +197,13 @@ impl Router {
 
     /// Teaches the scorer what became of a request's attempts. Call once, when the request has ended.
     pub fn learn(&self, trail: &Trail, ended: Ended) {
-        if !self.learns || ended == Ended::Cancelled {
+        if !self.learns || ended == Ended::Cancelled || !self.lessons.next() {
             return;
         }
-        let account = trail.account();
+        trail.read(|account| self.learn_attempts(account));
+    }
+
+    fn learn_attempts(&self, account: &Account) {
         let Some(score) = &account.score else { return };
         for attempt in &account.attempts {
             // Only what the first look at the plain request shows is an outcome of it; a fault of the exchange says nothing.

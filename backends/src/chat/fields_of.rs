@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{BadRequest, Envelope, Format, Message, Role, Tool, ToolChoice, View};
-use crate::chunk::ToolDelta;
+use super::messages::messages;
+use super::{BadRequest, Envelope, Format, Tool, ToolChoice, View};
 
 /// Every field that `view` reads, or passes on knowing that any chat model may ignore it.
 const READ: &[&str] = &[
@@ -45,8 +45,6 @@ const READ: &[&str] = &[
     "prompt_cache_options",
     "verbosity",
 ];
-
-const ROLES: &str = "one of 'system', 'developer', 'user', 'assistant', 'tool', 'function'";
 
 pub(super) fn view(body: &Envelope<'_>) -> Result<View, BadRequest> {
     let model: String = body.read("model", "a string")?.ok_or_else(|| missing("model"))?;
@@ -102,11 +100,11 @@ pub(super) fn wrong_type(param: &str, expected: &str, got: &str) -> BadRequest {
     BadRequest::new("invalid_type", param.to_owned(), message)
 }
 
-fn missing(param: &str) -> BadRequest {
+pub(super) fn missing(param: &str) -> BadRequest {
     BadRequest::new("missing_required_parameter", param.to_owned(), format!("Missing required parameter: '{param}'."))
 }
 
-fn invalid(param: String, message: impl Into<String>) -> BadRequest {
+pub(super) fn invalid(param: String, message: impl Into<String>) -> BadRequest {
     BadRequest::new("invalid_value", param, message)
 }
 
@@ -273,101 +271,4 @@ fn tool_choice(body: &Envelope<'_>) -> Result<ToolChoice, BadRequest> {
             }
         },
     })
-}
-
-fn messages(body: &Envelope<'_>) -> Result<Vec<Message>, BadRequest> {
-    let raw = body.raw_value("messages")?.ok_or_else(|| missing("messages"))?;
-    let list: Vec<&RawValue> = serde_json::from_str(raw.get()).map_err(|_| wrong_type("messages", "an array of objects", raw.get()))?;
-    if list.is_empty() {
-        return Err(BadRequest::new(
-            "empty_array",
-            "messages".to_owned(),
-            "Invalid 'messages': empty array. Expected an array with minimum length 1, but got an empty array instead.",
-        ));
-    }
-    list.iter().enumerate().map(|(at, raw)| message(at, raw.get())).collect()
-}
-
-fn message(at: usize, text: &str) -> Result<Message, BadRequest> {
-    #[derive(Deserialize)]
-    struct Wire<'a> {
-        #[serde(borrow)]
-        role: Option<&'a RawValue>,
-        #[serde(borrow)]
-        content: Option<&'a RawValue>,
-        name: Option<String>,
-        tool_calls: Option<Vec<Call>>,
-        tool_call_id: Option<String>,
-    }
-    #[derive(Deserialize)]
-    struct Call {
-        id: Option<String>,
-        function: Option<Function>,
-    }
-    #[derive(Deserialize)]
-    struct Function {
-        name: Option<String>,
-        arguments: Option<String>,
-    }
-    let path = |field: &str| format!("messages[{at}]{field}");
-    if !text.trim_start().starts_with('{') {
-        return Err(wrong_type(&path(""), "an object", text));
-    }
-    let wire: Wire<'_> = serde_json::from_str(text)
-        .map_err(|error| BadRequest::new("invalid_type", path(""), format!("Invalid '{}': {error}.", path(""))))?;
-    let role = wire.role.ok_or_else(|| missing(&path(".role")))?.get();
-    let word: String = serde_json::from_str(role).map_err(|_| wrong_type(&path(".role"), ROLES, role))?;
-    let role = match word.as_str() {
-        "system" => Role::System,
-        "developer" => Role::Developer,
-        "user" => Role::User,
-        "assistant" => Role::Assistant,
-        "tool" => Role::Tool,
-        "function" => Role::Function,
-        other => return Err(invalid(path(".role"), format!("Invalid value: '{other}'. Supported values are {ROLES}."))),
-    };
-    let tool_calls: Vec<ToolDelta> = wire
-        .tool_calls
-        .unwrap_or_default()
-        .into_iter()
-        .zip(0..)
-        .map(|(call, index)| {
-            let (name, arguments) = call.function.map_or((None, None), |function| (function.name, function.arguments));
-            ToolDelta { index, id: call.id, name, arguments }
-        })
-        .collect();
-    let (content, media) = match wire.content.map(RawValue::get) {
-        None | Some("null") if role == Role::Assistant => (String::new(), Vec::new()),
-        None | Some("null") => return Err(missing(&path(".content"))),
-        Some(content) => content_of(content).ok_or_else(|| wrong_type(&path(".content"), "a string or an array of parts", content))?,
-    };
-    Ok(Message { role, text: content, name: wire.name, tool_calls, tool_call_id: wire.tool_call_id, media })
-}
-
-/// The text of a message's content and the types of its other parts.
-fn content_of(content: &str) -> Option<(String, Vec<String>)> {
-    #[derive(Deserialize)]
-    struct Part {
-        r#type: Option<String>,
-        text: Option<String>,
-        refusal: Option<String>,
-    }
-    if content.starts_with('"') {
-        return Some((serde_json::from_str(content).ok()?, Vec::new()));
-    }
-    let parts: Vec<Part> = serde_json::from_str(content).ok()?;
-    let mut text = String::new();
-    let mut media = Vec::new();
-    for part in parts {
-        match (part.r#type.as_deref(), part.text.or(part.refusal)) {
-            (Some("text" | "input_text" | "refusal") | None, Some(piece)) => {
-                if !text.is_empty() {
-                    text.push('\n');
-                }
-                text.push_str(&piece);
-            }
-            (kind, _) => media.push(kind?.to_owned()),
-        }
-    }
-    Some((text, media))
 }

@@ -35,7 +35,7 @@ pub(super) async fn ask(socket: &Path, alias: &str, ask: Ask) -> Result<Reply, B
     if view.stream && !view.include_usage {
         edits.push(Edit::Set("stream_options", r#"{"include_usage":true}"#.into()));
     }
-    let body = ask.request.spliced(&edits).map_err(|error| BackendError::Broken { what: error.to_string() })?;
+    let body = ask.request.spliced(&edits);
     let mut request = Request::post("/v1/chat/completions")
         .header(HOST, "localhost")
         .header(CONTENT_TYPE, "application/json")

@@ -111,7 +111,7 @@ fn put(headers: &mut HeaderMap, name: HeaderName, value: &str) {
 fn chat_body(request: &ChatRequest, model: &str) -> Result<Bytes, BackendError> {
     let model = Edit::Set("model", model.to_owned());
     let view = request.view();
-    let edited = if view.stream && !view.include_usage {
+    if view.stream && !view.include_usage {
         let options = match request.field("stream_options") {
             Some(options) if options != "null" => {
                 let with_usage = splice(options.as_bytes(), &[Edit::Set("include_usage", "true".into())]);
@@ -119,11 +119,9 @@ fn chat_body(request: &ChatRequest, model: &str) -> Result<Bytes, BackendError> 
             }
             _ => r#"{"include_usage":true}"#.to_owned(),
         };
-        request.spliced(&[model, Edit::Set("stream_options", options)])
-    } else {
-        request.spliced(&[model])
-    };
-    edited.map_err(|error| not_sent(&error))
+        return Ok(request.spliced(&[model, Edit::Set("stream_options", options)]));
+    }
+    Ok(request.spliced(&[model]))
 }
 
 /// Requests are parsed at the door; a body that cannot be spliced is a fault of ours, not of the server.

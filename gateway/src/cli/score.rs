@@ -45,7 +45,7 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<ExitCode> {
                 line["p_local"] = score.p_local.into();
                 line["p_hosted"] = score.p_hosted.into();
                 line["fingerprint"] = format!("{:016x}", score.fingerprint).into();
-                line["reasons"] = score.reasons.iter().map(|reason| reason.text.as_str()).collect();
+                line["reasons"] = score.reasons.iter().map(|reason| reason.text()).collect();
             }
             Ok(writeln!(output, "{line}")?)
         })?;

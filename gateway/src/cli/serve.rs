@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use spectra_config::{Backend, BackendKind};
+use spectra_config::{Backend, BackendKind, Config};
 use tracing_subscriber::EnvFilter;
 
 use super::load;
@@ -31,16 +31,20 @@ pub struct ServeArgs {
 ///
 /// # Errors
 /// A config that cannot be used, a port that is taken, a model that is not there: as one readable text.
-pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
+pub fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     let mut config = load(args.config.as_deref())?;
     config.server.listen = args.listen.unwrap_or(config.server.listen);
     config.admin.listen = args.admin.unwrap_or(config.admin.listen);
     log(&config.tracing);
+    super::runtime(config.server.threads)?.block_on(serve(config, args.config.as_deref().and_then(Path::parent)))
+}
+
+async fn serve(config: Config, beside: Option<&Path>) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout();
     for notice in &config.notices {
         writeln!(out, "note: {notice}")?;
     }
-    let gateway = Arc::new(Gateway::build(config, args.config.as_deref().and_then(Path::parent))?);
+    let gateway = Arc::new(Gateway::build(config, beside)?);
     let listeners = Listeners::bind(&gateway).await?;
     announce(&gateway, &listeners, &mut out)?;
     let finished = Server::new(gateway, listeners).run(stop_signal()).await;

@@ -94,7 +94,7 @@ impl Feed {
             "verified": record.verified.as_str(),
             "score": record.score,
             "predicted": record.decision.predicted,
-            "reason": &*record.reason,
+            "reason": record.reason,
             "reasons": record.decision.reasons.iter().map(|(name, weight)| json!([&**name, weight])).collect::<Vec<_>>(),
             "attempts": record.attempts.iter().map(attempt).collect::<Vec<_>>(),
             "usage": record.usage.map(|usage| [usage.prompt_tokens, usage.completion_tokens]),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, Transaction, params};
@@ -144,18 +144,24 @@ fn fill(batch: &mut Vec<Entry>, first: Entry, entries: &Receiver<Entry>) -> bool
     let end = Instant::now() + BATCH_WAIT;
     let mut hurry = matches!(first, Entry::Flush(_));
     batch.push(first);
-    while batch.len() < BATCH_ROWS {
-        let wait = if hurry { Duration::ZERO } else { end.saturating_duration_since(Instant::now()) };
-        match entries.recv_timeout(wait) {
-            Ok(entry) => {
-                hurry |= matches!(entry, Entry::Flush(_));
-                batch.push(entry);
+    loop {
+        while batch.len() < BATCH_ROWS {
+            match entries.try_recv() {
+                Ok(entry) => {
+                    hurry |= matches!(entry, Entry::Flush(_));
+                    batch.push(entry);
+                }
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => return false,
             }
-            Err(RecvTimeoutError::Timeout) => return true,
-            Err(RecvTimeoutError::Disconnected) => return false,
         }
+        let wait = end.saturating_duration_since(Instant::now());
+        if hurry || batch.len() >= BATCH_ROWS || wait.is_zero() {
+            return true;
+        }
+        // Parked, not waiting at the queue: there every request would wake this thread. Those in a hurry unpark it.
+        std::thread::park_timeout(wait);
     }
-    true
 }
 
 fn request(transaction: &Transaction<'_>, record: &RecordData) -> rusqlite::Result<()> {
@@ -182,7 +188,7 @@ fn request(transaction: &Transaction<'_>, record: &RecordData) -> rusqlite::Resu
             record.model.as_deref(),
             record.score,
             record.decision.predicted,
-            &*record.reason,
+            record.reason,
             reasons(record),
             record.verified.as_str(),
             record.usage.map(|usage| signed(usage.prompt_tokens)),

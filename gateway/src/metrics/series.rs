@@ -62,6 +62,8 @@ struct Route {
     seconds: Histogram,
     first_token: Histogram,
     output_token: Histogram,
+    /// By reason, for those that are seeded.
+    decisions: HashMap<&'static str, IntCounter>,
     compared: Counter,
     saved: Counter,
     extra: Counter,
@@ -88,6 +90,8 @@ struct Model {
     input: Histogram,
     output: Histogram,
     usage_missing: IntCounter,
+    /// In the order of `WHY`.
+    asks: [IntCounter; WHY.len()],
 }
 
 impl Series {
@@ -109,9 +113,6 @@ impl Series {
         });
         let direct = config.backends.keys().map(|model| (0, model.clone()));
         for (route, steps) in config.routes.iter().map(|(name, route)| (name, route.ladder_names())) {
-            for reason in FEATURES.iter().map(|feature| feature.name).chain(UNSCORED) {
-                families.routing.decisions.with_label_values(&[route.as_str(), reason]);
-            }
             families.requests.feedback.with_label_values(&[route.as_str(), "true"]);
             families.requests.feedback.with_label_values(&[route.as_str(), "false"]);
             for pair in steps.windows(2) {
@@ -154,7 +155,10 @@ impl Series {
             families.requests.errors.with_label_values(&[status(record.status), code]).inc();
         }
         if record.route.is_some() {
-            families.routing.decisions.with_label_values(&[route.name.as_str(), &*record.reason]).inc();
+            match route.decisions.get(record.reason) {
+                Some(decisions) => decisions.inc(),
+                None => families.routing.decisions.with_label_values(&[route.name.as_str(), record.reason]).inc(),
+            }
         }
         if let Some(difficulty) = record.score {
             route.difficulty.observe(f64::from(difficulty));
@@ -200,7 +204,10 @@ impl Series {
             families.attempts.total.with_label_values(&labels).inc();
             families.money.cost.with_label_values(&labels[..2]).inc_by(attempt.cost_usd.max(0.0));
         }
-        families.attempts.asks.with_label_values(&[model.name.as_str(), attempt.why]).inc();
+        match WHY.iter().position(|why| *why == attempt.why) {
+            Some(why) => model.asks[why].inc(),
+            None => families.attempts.asks.with_label_values(&[model.name.as_str(), attempt.why]).inc(),
+        }
         if let Some(flaw) = attempt.flaw {
             families.attempts.flaws.with_label_values(&[model.name.as_str(), flaw]).inc();
         }
@@ -232,6 +239,10 @@ impl Route {
             rung,
             model,
         });
+        let reasons = FEATURES.iter().map(|feature| feature.name).chain(UNSCORED);
+        // Requests without a route took no decision.
+        let reasons = reasons.filter(|_| name != NONE);
+        let decisions = reasons.map(|reason| (reason, families.routing.decisions.with_label_values(&[name, reason])));
         let predicted =
             |tenth: &str| ["usable", "unusable"].map(|observed| families.routing.predictions.with_label_values(&[name, tenth, observed]));
         Self {
@@ -242,6 +253,7 @@ impl Route {
             seconds: requests.seconds.with_label_values(&server),
             first_token: requests.first_token_seconds.with_label_values(&server),
             output_token: requests.output_token_seconds.with_label_values(&server),
+            decisions: decisions.collect(),
             compared: families.money.compared.with_label_values(&[name]),
             saved: families.money.saved.with_label_values(&[name]),
             extra: families.money.extra.with_label_values(&[name]),
@@ -255,9 +267,6 @@ impl Route {
 impl Model {
     fn seed(families: &Families, name: &str, provider: &'static str) -> Self {
         let attempts = &families.attempts;
-        for why in WHY {
-            attempts.asks.with_label_values(&[name, why]);
-        }
         for flaw in FLAWS {
             attempts.flaws.with_label_values(&[name, flaw]);
         }
@@ -273,6 +282,7 @@ impl Model {
             first_chunk: attempts.first_chunk_seconds.with_label_values(&[OPERATION, provider, name]),
             input: tokens("input"),
             output: tokens("output"),
+            asks: WHY.map(|why| attempts.asks.with_label_values(&[name, why])),
             usage_missing: attempts.usage_missing.with_label_values(&[name]),
         }
     }

@@ -87,8 +87,15 @@ pub struct Reason {
     pub feature: &'static str,
     /// Signed contribution to the log-odds of "difficult".
     pub weight: f32,
+    words: &'static str,
+}
+
+impl Reason {
     /// In words.
-    pub text: String,
+    #[must_use]
+    pub fn text(&self) -> String {
+        format!("{} ({}{:.1})", self.words, if self.weight < 0.0 { "easier, " } else { "+" }, self.weight)
+    }
 }
 
 /// What became of a request, as the verifier saw it.
@@ -235,11 +242,7 @@ fn reasons(values: &[f32; DIM]) -> Vec<Reason> {
 }
 
 fn reason(feature: &Feature, share: f32) -> Reason {
-    Reason {
-        feature: feature.name,
-        weight: share,
-        text: format!("{} ({}{:.1})", feature.words, if share < 0.0 { "easier, " } else { "+" }, share),
-    }
+    Reason { feature: feature.name, weight: share, words: feature.words }
 }
 
 #[cfg(test)]
