@@ -21,6 +21,7 @@ test: ## set up, fetch the starter model, run every test (development profile: l
 	$(target)/debug/spectra model pull starter
 	cargo nextest run --workspace $(if $(CI),--profile ci)
 	cargo test --doc --workspace
+	cargo test --quiet --manifest-path grafana/check/Cargo.toml --target-dir $(target)/grafana-check
 
 lint: setup ## formatting, clippy and docs, warnings are errors
 	cargo fmt --all --check

@@ -66,8 +66,8 @@ OPTIONS = {
              "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False}},
     "bargauge": {"displayMode": "gradient", "orientation": "horizontal", "showUnfilled": True, "minVizWidth": 8, "minVizHeight": 16, "valueMode": "color",
                  "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False}},
-    "table": {"showHeader": True, "cellHeight": "sm", "footer": {"show": False, "reducer": ["sum"], "countRows": False}},
-    "state-timeline": {"showValue": "auto", "rowHeight": 0.8, "mergeValues": True, "legend": {"displayMode": "list", "placement": "bottom", "showLegend": False}},
+    "table": {"showHeader": True, "cellHeight": "sm"},
+    "state-timeline": {"showValue": "auto", "rowHeight": 0.8, "mergeValues": True, "legend": {"displayMode": "list", "placement": "bottom", "showLegend": False, "calcs": []}},
 }
 STACKED = {"stacking": {"mode": "normal", "group": "A"}, "fillOpacity": 40, "lineWidth": 1}
 
@@ -91,7 +91,7 @@ def table(title, question, unit, expr, hide=("Time",), rename=None, **more):
 
 def variable(name, label, query):
     return {
-        "name": name, "label": label, "type": "query", "datasource": SOURCE, "definition": query,
+        "name": name, "label": label, "type": "query", "datasource": SOURCE,
         "query": {"query": query, "refId": f"variable-{name}"}, "refresh": 2, "sort": 1, "multi": True, "includeAll": True,
         "allValue": ".*", "current": {"selected": True, "text": ["All"], "value": ["$__all"]}, "hide": 0, "options": [], "regex": "", "skipUrlSync": False,
     }
@@ -103,7 +103,7 @@ VARIABLES = {
 }
 DATASOURCE = {
     "name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus", "refresh": 1, "regex": "", "hide": 0,
-    "current": {}, "includeAll": False, "multi": False, "options": [], "skipUrlSync": False,
+    "current": {"text": "Prometheus", "value": "spectra-prometheus"}, "includeAll": False, "multi": False, "options": [], "skipUrlSync": False,
 }
 
 

@@ -7,7 +7,7 @@ use spectra_config as config;
 
 use crate::forward::Forwarder;
 use crate::guard::Gate;
-use crate::{Backend, Continuation, Facts, Fleet, Member, Price, openai, script};
+use crate::{Backend, Continuation, Facts, Fleet, Member, Part, Price, openai, script};
 
 /// Why a backend could not be built: the world's reasons, since the config was checked.
 #[derive(Debug, thiserror::Error)]
@@ -35,12 +35,30 @@ pub struct Local {
 /// The first backend that cannot be built.
 pub fn fleet(
     config: &config::Config,
+    local: impl FnMut(&str, &config::Backend, &config::Llama) -> Result<Local, BuildError>,
+) -> Result<Fleet, BuildError> {
+    renewed(config, |_, _| None, local)
+}
+
+/// As `fleet`, but what is `kept` of an earlier fleet is not built again.
+///
+/// # Errors
+/// As `fleet`.
+pub fn renewed(
+    config: &config::Config,
+    kept: impl Fn(&str, &config::Backend) -> Option<Part>,
     mut local: impl FnMut(&str, &config::Backend, &config::Llama) -> Result<Local, BuildError>,
 ) -> Result<Fleet, BuildError> {
     let mut members = HashMap::new();
     let mut gates = HashMap::new();
     let mut forwarders = HashMap::new();
     for (name, backend) in &config.backends {
+        if let Some(part) = kept(name, backend) {
+            members.insert(name.clone(), part.member);
+            gates.extend(part.gate.map(|gate| (name.clone(), gate)));
+            forwarders.extend(part.forwarder.map(|forwarder| (name.clone(), forwarder)));
+            continue;
+        }
         let made = match backend.kind() {
             Some(config::BackendKind::Llama(llama)) => local(name, backend, llama)?,
             Some(config::BackendKind::Openai(settings)) => {

@@ -65,6 +65,10 @@ impl Phase {
 }
 
 impl BackendError {
+    /// Every `kind`.
+    pub const KINDS: [&str; 8] =
+        ["overloaded", "timeout", "rate_limited", "upstream_4xx", "upstream_5xx", "broken", "unavailable", "cooling_down"];
+
     /// Stable name of the cause for metric labels and ledger rows.
     #[must_use]
     pub fn kind(&self) -> &'static str {

@@ -23,6 +23,14 @@ struct Inner {
     forwarders: HashMap<String, Forwarder>,
 }
 
+/// A backend of one fleet that goes into the next.
+#[derive(Clone, Debug)]
+pub struct Part {
+    pub(crate) member: Member,
+    pub(crate) gate: Option<Arc<Gate>>,
+    pub(crate) forwarder: Option<Forwarder>,
+}
+
 impl Fleet {
     /// Backends without guards, for tests.
     #[must_use]
@@ -34,6 +42,13 @@ impl Fleet {
     #[must_use]
     pub fn guarded(members: HashMap<String, Member>, gates: HashMap<String, Arc<Gate>>, forwarders: HashMap<String, Forwarder>) -> Self {
         Self(Arc::new(Inner { members, gates, forwarders }))
+    }
+
+    /// A backend with its gate and what that counts, for another fleet.
+    #[must_use]
+    pub fn part(&self, name: &str) -> Option<Part> {
+        let member = self.0.members.get(name)?.clone();
+        Some(Part { member, gate: self.0.gates.get(name).cloned(), forwarder: self.0.forwarders.get(name).cloned() })
     }
 
     /// Asks one backend by name.

@@ -14,6 +14,7 @@ pub mod openai;
 pub mod script;
 mod splice;
 pub mod sse;
+pub mod trace;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,11 +24,11 @@ use http::HeaderMap;
 use tokio::time::Instant;
 use tower::util::BoxCloneSyncService;
 
-pub use build::{BuildError, Local, fleet};
+pub use build::{BuildError, Local, fleet, renewed};
 pub use chat::ChatRequest;
 pub use chunk::Chunk;
 pub use error::{BackendError, Phase};
-pub use fleet::Fleet;
+pub use fleet::{Fleet, Part};
 pub use forward::{Endpoint, Forward, Forwarded};
 pub use guard::Load;
 pub use splice::{Edit, splice};

@@ -9,7 +9,7 @@ use crate::error::Fault;
 use crate::secret::{Environment, Secret, Text};
 
 /// One model: exactly one of `llama`, `openai`, `script`, and what is common to all.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct Backend {
     /// A GGUF run by llama.cpp in a supervised worker on this machine.
@@ -60,7 +60,7 @@ pub enum BackendKind<'a> {
     Script(&'a Script),
 }
 
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct Llama {
     /// A name from `spectra model list`, or a path to a GGUF file.
@@ -98,7 +98,7 @@ pub struct Sampling {
 }
 
 /// How the worker process is watched.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Workers {
     /// Binary to start; unset: this one.
@@ -128,7 +128,7 @@ pub enum KvType {
     Q8_0,
 }
 
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct Openai {
     /// Up to and with `/v1`.
@@ -150,14 +150,14 @@ pub struct Openai {
     pub http2_prior_knowledge: bool,
 }
 
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct Script {
     /// Given in turn, the last one for ever.
     pub answers: Vec<ScriptAnswer>,
 }
 
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct ScriptAnswer {
     #[serde(default)]
@@ -314,7 +314,7 @@ impl Backend {
             ));
         }
         match &mut openai.api_key {
-            Some(key) => key.resolve(&format!("backends.{name}.api_key"), env),
+            Some(key) => key.resolve(&format!("backends.{name}.openai.api_key"), env),
             None => Ok(()),
         }
     }

@@ -20,6 +20,7 @@ pub(crate) struct Fault {
 }
 
 impl Fault {
+    /// Without a span, a message or remedy that begins with the key it is about (`limits.in_flight is 0`) is located by it.
     pub fn new(span: Option<Range<usize>>, message: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { span, message: message.into(), remedy: remedy.into(), needle: None }
     }
@@ -30,7 +31,11 @@ impl Fault {
     }
 
     pub fn located(self, name: &str, text: &str) -> ConfigError {
-        let span = self.span.map(|span| narrowed(text, span, self.needle.as_deref()));
+        let span = self
+            .span
+            .map(|span| narrowed(text, span, self.needle.as_deref()))
+            .or_else(|| mentioned(text, &self.message))
+            .or_else(|| mentioned(text, &self.remedy));
         ConfigError { rendered: render(name, text, span, &self.message, &self.remedy) }
     }
 }
@@ -57,6 +62,19 @@ impl ConfigError {
 fn narrowed(text: &str, span: Range<usize>, needle: Option<&str>) -> Range<usize> {
     let found = needle.and_then(|needle| Some((text.get(span.clone())?.find(needle)? + span.start, needle.len())));
     found.map_or(span, |(start, length)| start..start + length)
+}
+
+/// Where the key is that the words begin with, or as much of its path as the file has.
+fn mentioned(text: &str, words: &str) -> Option<Range<usize>> {
+    let path = words.split([' ', ':']).next()?.split('.');
+    let document = toml::de::DeTable::parse(text).ok()?;
+    let (mut table, mut found) = (Some(document.get_ref()), None);
+    for part in path {
+        let Some((key, value)) = table.and_then(|table| table.get_key_value(part)) else { break };
+        found = Some(key.span());
+        table = value.get_ref().as_table();
+    }
+    found
 }
 
 /// Lays a fault out as rustc does.

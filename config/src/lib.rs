@@ -55,6 +55,9 @@ pub struct Config {
     /// What was left out while loading, in words for the log: a backend whose key is not set, a rung without it.
     #[serde(skip)]
     pub notices: Vec<String>,
+    /// The text it was read from.
+    #[serde(skip)]
+    pub source: String,
 }
 
 impl Config {
@@ -82,6 +85,7 @@ impl Config {
     pub fn parse(text: &str, name: &str, env: Environment<'_>) -> Result<Self, ConfigError> {
         let mut config: Self = toml::from_str(text).map_err(|error| ConfigError::syntax(name, text, &error))?;
         config.check(env).map_err(|fault| fault.located(name, text))?;
+        text.clone_into(&mut config.source);
         Ok(config)
     }
 
@@ -136,12 +140,12 @@ impl Config {
     }
 
     fn resolve_rest(&mut self, env: Environment<'_>) -> Result<(), error::Fault> {
-        let unset = |why| error::Fault::new(None, why, "set it, or give a default = \"…\"");
         if let Some(token) = &mut self.admin.token {
             token.resolve("admin.token", env)?;
         }
-        for text in [&mut self.accounting.ledger, &mut self.tracing.otlp].into_iter().flatten() {
-            text.resolve(env).map_err(unset)?;
+        for (key, text) in [("accounting.ledger", &mut self.accounting.ledger), ("tracing.otlp", &mut self.tracing.otlp)] {
+            let unset = |why| error::Fault::new(None, why, format!("{key} needs it; set it, or give a default = \"…\""));
+            text.as_mut().map_or(Ok(()), |text| text.resolve(env)).map_err(unset)?;
         }
         Ok(())
     }

@@ -38,7 +38,7 @@ impl Text {
 }
 
 /// A secret, never written in the config itself: `{ env = "NAME" }` or `{ file = "PATH" }`. Its `Debug` shows nothing.
-#[derive(Clone, Deserialize, JsonSchema)]
+#[derive(Clone, Deserialize, JsonSchema, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct Secret {
     env: Option<String>,

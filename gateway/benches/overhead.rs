@@ -12,7 +12,7 @@ use http_body_util::Full;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use spectra_config::Config;
-use spectra_gateway::{Gateway, Listeners, Server};
+use spectra_gateway::{Gateway, Listeners, Live, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -133,7 +133,7 @@ async fn main() {
     let gateway = Arc::new(Gateway::build(config(), None).unwrap());
     let listeners = Listeners::bind(&gateway).await.unwrap();
     let ours = listeners.main.local_addr().unwrap();
-    tokio::spawn(Server::new(gateway, listeners).run(std::future::pending()));
+    tokio::spawn(Server::new(Live::fixed(gateway), listeners).run(std::future::pending()));
     let (unary, streamed) = (request(false, 1), request(true, WORDS));
     let (close, done): (&[u8], &[u8]) = (b"}", b"data: [DONE]\n\n\r\n0\r\n\r\n");
 

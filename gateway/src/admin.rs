@@ -1,4 +1,6 @@
-//! The operator's listener: health, readiness, metrics, the page.
+//! The operator's listener: health, readiness, metrics, the page, reload.
+
+use std::sync::Arc;
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
@@ -7,15 +9,44 @@ use spectra_backends::breaker;
 use spectra_backends::llama::{State, WorkerPhase};
 
 use crate::feed::{Levels, ModelLevel, Since};
-use crate::ledger::Ledger;
 use crate::metrics::{BreakerState, CONTENT_TYPE, EngineSample};
-use crate::{Body, Failure, Gateway, Refusal, dashboard, respond};
+use crate::{Body, Failure, Gateway, Live, Refusal, dashboard, respond};
 
-pub(crate) fn answer(gateway: &Gateway, request: &Request<Incoming>) -> Response<Body> {
-    let path = request.uri().path();
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return respond::failure(&Refusal::WrongMethod { path: path.chars().take(200).collect(), allowed: "GET" }.into());
+pub(crate) async fn answer(live: Arc<Live>, request: Request<Incoming>) -> Response<Body> {
+    let (path, method) = (request.uri().path(), request.method());
+    // Named as Prometheus names it.
+    let allowed = if path == "/-/reload" { "POST" } else { "GET" };
+    if method != allowed && (method, allowed) != (&Method::HEAD, "GET") {
+        return respond::failure(&Refusal::WrongMethod { path: path.chars().take(200).collect(), allowed }.into());
     }
+    let gateway = live.current();
+    if path == "/-/reload" && authorised(&gateway, &request) {
+        return reload(live).await;
+    }
+    told(&gateway, &request)
+}
+
+/// What a reload came to.
+#[derive(Serialize)]
+struct Reloaded<'a> {
+    config_hash: String,
+    notices: Vec<&'a String>,
+}
+
+async fn reload(live: Arc<Live>) -> Response<Body> {
+    // Files are read: not on a thread that serves requests.
+    match tokio::task::spawn_blocking(move || live.reload()).await {
+        Ok(Ok(gateway)) => {
+            let notices = gateway.config.notices.iter().chain(&gateway.missing).collect();
+            respond::json(&Reloaded { config_hash: gateway.config_hash(), notices })
+        }
+        Ok(Err(error)) => respond::failure(&Refusal::ConfigRejected { why: format!("{error:#}") }.into()),
+        Err(_) => respond::failure(&Refusal::Panicked.into()),
+    }
+}
+
+fn told(gateway: &Gateway, request: &Request<Incoming>) -> Response<Body> {
+    let path = request.uri().path();
     match path {
         // Alive as long as it answers.
         "/healthz" => respond::text("ok\n"),
@@ -32,7 +63,7 @@ pub(crate) fn answer(gateway: &Gateway, request: &Request<Incoming>) -> Response
 /// The exposition, with what only the moment of the scrape knows.
 fn metrics(gateway: &Gateway) -> Response<Body> {
     let (metrics, fleet) = (&gateway.books.metrics, gateway.router.fleet());
-    metrics.set_in_flight(in_flight(gateway));
+    metrics.set_in_flight(gateway.places.taken());
     if let Some(ledger) = &gateway.books.ledger {
         metrics.set_ledger(ledger.sample());
     }
@@ -76,15 +107,14 @@ fn levels(gateway: &Gateway) -> Levels {
         .collect();
     models.sort_by(|one, other| one.name.cmp(&other.name));
     Levels {
-        in_flight: in_flight(gateway),
+        in_flight: gateway.places.taken(),
         models,
-        ledger: gateway.books.ledger.as_ref().map(Ledger::sample),
+        ledger: gateway.books.ledger.as_ref().map(|ledger| ledger.sample()),
         notices: gateway.config.notices.iter().chain(&gateway.missing).cloned().collect(),
+        keeps_text: gateway.config.accounting.keep_text,
+        usd_per_hour: gateway.config.accounting.local_usd_per_hour,
+        config_hash: gateway.config_hash(),
     }
-}
-
-fn in_flight(gateway: &Gateway) -> usize {
-    gateway.config.limits.in_flight.saturating_sub(gateway.places.available_permits())
 }
 
 fn engine_sample(state: &State) -> EngineSample {

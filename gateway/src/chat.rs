@@ -90,6 +90,7 @@ fn admit(gateway: &Gateway, parts: &Parts, raw: Bytes, record: &mut Record) -> R
     let view = request.view();
     record.data.asked_model = gateway.names.label(&view.model);
     record.data.streamed = view.stream;
+    record.keep_prompt(view);
     if let Some(caller) = &record.caller {
         record.charge = Some(caller.charge(estimated_tokens(view))?);
     }
@@ -116,7 +117,7 @@ pub(crate) async fn take(gateway: &Gateway, parts: &Parts, body: Incoming, recor
     media_type(&parts.headers)?;
     let raw = read(gateway, &parts.headers, body).await?;
     // Only now: a client that sends slowly holds a connection, not a place.
-    record.place = Some(gateway.places.clone().try_acquire_owned().map_err(|_| Refusal::Busy)?);
+    record.place = Some(gateway.places.take().ok_or(Refusal::Busy)?);
     Ok(raw)
 }
 

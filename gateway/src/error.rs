@@ -73,6 +73,10 @@ pub enum Refusal {
     },
     /// The same Idempotency-Key came with another body.
     KeyReused,
+    /// A reload of a config that cannot be used; `why` is for the operator, who alone asks for it.
+    ConfigRejected {
+        why: String,
+    },
     /// A bug of ours; what happened is in the log.
     Panicked,
 }
@@ -208,6 +212,7 @@ impl From<Refusal> for Failure {
                 let message = "This Idempotency-Key was used with another request body.";
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, INVALID, "idempotency_key_reused", message)
             }
+            Refusal::ConfigRejected { why } => Self::new(StatusCode::UNPROCESSABLE_ENTITY, INVALID, "config_rejected", why),
             Refusal::Panicked => {
                 let message = "Something went wrong inside the gateway. Its log says more.";
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, SERVER, "internal_error", message)

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
-use spectra_config::Config;
 use spectra_router::Trail;
 
 use crate::record::RecordData;
@@ -32,8 +31,6 @@ const FIRST_BIN_MS: f64 = 0.1;
 #[derive(Debug)]
 pub struct Feed {
     started: SystemTime,
-    keeps_text: bool,
-    usd_per_hour: f64,
     inner: Mutex<Inner>,
 }
 
@@ -73,17 +70,13 @@ struct Tally {
     first_byte: [u32; BINS],
 }
 
-impl Feed {
-    #[must_use]
-    pub fn new(config: &Config) -> Self {
-        Self {
-            started: SystemTime::now(),
-            keeps_text: config.accounting.keep_text,
-            usd_per_hour: config.accounting.local_usd_per_hour,
-            inner: Mutex::default(),
-        }
+impl Default for Feed {
+    fn default() -> Self {
+        Self { started: SystemTime::now(), inner: Mutex::default() }
     }
+}
 
+impl Feed {
     /// Takes in a finished request.
     pub fn push(&self, record: Arc<RecordData>, trail: Trail) {
         let mut inner = self.inner.lock();

@@ -7,12 +7,13 @@ pub mod export;
 mod schema;
 mod writer;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use parking_lot::Mutex;
@@ -58,6 +59,12 @@ struct Keep {
     bytes: u64,
 }
 
+impl Keep {
+    fn of(config: &Accounting) -> Self {
+        Self { days: config.keep_days, bytes: u64::from(config.keep_mib) << 20 }
+    }
+}
+
 enum Entry {
     Request(Arc<RecordData>),
     Feedback(Feedback),
@@ -65,6 +72,7 @@ enum Entry {
         name: &'static str,
         source: StateSource,
     },
+    Keep(Keep),
     /// Answered when everything before it is committed.
     Flush(SyncSender<()>),
 }
@@ -85,8 +93,7 @@ impl Ledger {
     /// If the file cannot be opened or made, is no ledger, or is a newer version's.
     pub fn open(config: &Accounting) -> anyhow::Result<Option<Self>> {
         let Some(path) = config.ledger.as_ref().map(|path| path.get().trim()).filter(|path| !path.is_empty()) else { return Ok(None) };
-        let keep = Keep { days: config.keep_days, bytes: u64::from(config.keep_mib) << 20 };
-        Self::start(Path::new(path), keep).map(Some).with_context(|| format!("cannot use the ledger {path}"))
+        Self::start(Path::new(path), Keep::of(config)).map(Some).with_context(|| format!("cannot use the ledger {path}"))
     }
 
     fn start(path: &Path, keep: Keep) -> anyhow::Result<Self> {
@@ -109,7 +116,13 @@ impl Ledger {
         self.send(Entry::Feedback(feedback));
     }
 
-    /// Asks `source` for the state once a minute and at the end, and keeps the last one under this name.
+    /// Keeps as much as another config says, from the next tidying on.
+    pub fn keep_so_much(&self, config: &Accounting) {
+        self.send(Entry::Keep(Keep::of(config)));
+    }
+
+    /// Asks `source` for the state once a minute and at the end, and keeps the last one under this name; a later source
+    /// takes the place of an earlier one.
     pub fn keep_state(&self, name: &'static str, source: StateSource) {
         self.send(Entry::State { name, source });
     }
@@ -130,6 +143,18 @@ impl Ledger {
     pub fn route_of(&self, request_id: &str) -> anyhow::Result<Option<Option<String>>> {
         let query = "SELECT route FROM requests WHERE request_id = ?1 ORDER BY id DESC LIMIT 1";
         Ok(self.reader()?.query_row(query, [request_id], |row| row.get(0)).optional()?)
+    }
+
+    /// USD that each key's requests cost which arrived at or after `since`.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub fn spent(&self, since: SystemTime) -> anyhow::Result<HashMap<String, f64>> {
+        let reader = self.reader()?;
+        let mut query =
+            reader.prepare("SELECT key, sum(cost_usd) FROM requests WHERE arrived_ms >= ?1 AND key IS NOT NULL GROUP BY key")?;
+        let rows = query.query_map([writer::ms(since)], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
     /// Waits until everything taken so far is committed. It blocks: not for async code.

@@ -2,6 +2,7 @@
 
 mod admin;
 mod body;
+pub mod books;
 mod chat;
 pub mod cli;
 mod clients;
@@ -13,9 +14,13 @@ mod error;
 pub mod feed;
 mod feedback;
 mod fleet;
+pub mod kept;
 pub mod ledger;
+pub mod live;
+pub mod logs;
 pub mod metrics;
 mod models;
+mod places;
 pub mod record;
 mod respond;
 #[cfg(test)]
@@ -29,26 +34,24 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use sha2::{Digest, Sha256};
 use spectra_backends::Fleet;
 use spectra_config::Config;
 use spectra_router::Router;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub use body::Body;
 pub use error::{Failure, Refusal};
+pub use live::Live;
 pub use server::{Listeners, Server};
 
+use books::Books;
 use clients::Clients;
-use feed::Feed;
-use fleet::Workers;
-use ledger::Ledger;
-use metrics::Metrics;
+use fleet::{Earlier, Workers};
 use models::Names;
-use record::Books;
-use telemetry::Traces;
+use places::Places;
 
-/// Everything a request needs, built once from a config.
+/// Everything a request needs, built once from a config; another config makes another (`live`).
 #[derive(Debug)]
 pub struct Gateway {
     pub config: Config,
@@ -56,8 +59,7 @@ pub struct Gateway {
     pub(crate) books: Arc<Books>,
     pub(crate) clients: Clients,
     pub(crate) names: Names,
-    /// A place for each request being answered.
-    pub(crate) places: Arc<Semaphore>,
+    pub(crate) places: Places,
     pub(crate) drain: Drain,
     pub(crate) workers: Workers,
     /// Configured but not there, in words: models that have to be pulled first.
@@ -88,7 +90,7 @@ impl Gateway {
     /// # Errors
     /// For the world's reasons: no model there to be asked, a file of weights that cannot be read.
     pub fn build(config: Config, beside: Option<&Path>) -> anyhow::Result<Self> {
-        let (fleet, workers, missing) = fleet::start(&config, beside)?;
+        let (fleet, workers, missing) = fleet::start(&config, beside, None)?;
         Ok(Self { workers, missing, ..Self::with_fleet(config, fleet)? })
     }
 
@@ -98,67 +100,73 @@ impl Gateway {
     /// If the router's weights cannot be read.
     pub fn with_fleet(config: Config, fleet: Fleet) -> anyhow::Result<Self> {
         let router = Arc::new(Router::new(&config, fleet)?);
-        let metrics = Metrics::new(&config)?;
-        let books = Books {
-            metrics,
-            feed: Feed::new(&config),
-            ledger: ledger(&config, &router),
-            traces: config
-                .tracing
-                .otlp
-                .as_ref()
-                .map(|collector| collector.get().trim())
-                .filter(|it| !it.is_empty())
-                .and_then(Traces::start),
-            compare_with: compared_price(&config, router.fleet()),
-            router: router.clone(),
-        };
-        Ok(Self {
-            books: Arc::new(books),
-            clients: Clients::new(&config),
-            names: Names::new(router.models()),
-            places: Arc::new(Semaphore::new(config.limits.in_flight.min(Semaphore::MAX_PERMITS))),
+        let books = Books::open(&config, router)?;
+        let gateway = Self {
+            clients: Clients::new(&config, None, books.ledger.as_deref()),
+            names: Names::new(books.router.models()),
+            places: Places::new(config.limits.in_flight),
             drain: Drain::default(),
             workers: Workers::default(),
             missing: Vec::new(),
             born: SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()),
-            router,
+            router: books.router.clone(),
+            books: Arc::new(books),
             config,
+        };
+        gateway.books.metrics.config_applied(&gateway.config_hash());
+        Ok(gateway)
+    }
+
+    /// The gateway of another config. It takes over what outlives a config: counts, what was learned, callers' limits so
+    /// far, and every backend whose section is the same, with its worker and its breaker.
+    ///
+    /// # Errors
+    /// As `build`; this one then goes on unchanged.
+    pub fn next(&self, mut config: Config, beside: Option<&Path>) -> anyhow::Result<Self> {
+        let earlier = Earlier { config: &self.config, fleet: self.router.fleet(), workers: &self.workers };
+        let (fleet, workers, missing) = fleet::start(&config, beside, Some(earlier))?;
+        let router = Arc::new(self.router.next(&config, fleet)?);
+        config.notices.extend(at_next_start(&self.config, &config));
+        let books = self.books.next(&self.config, &config, router);
+        self.places.resize(config.limits.in_flight);
+        Ok(Self {
+            clients: Clients::new(&config, Some(&self.clients), books.ledger.as_deref()),
+            names: Names::new(books.router.models()),
+            places: self.places.clone(),
+            drain: self.drain.clone(),
+            workers,
+            missing,
+            born: self.born,
+            router: books.router.clone(),
+            books: Arc::new(books),
+            config,
+        })
+    }
+
+    /// The start of the SHA-256 of the config's text.
+    #[must_use]
+    pub fn config_hash(&self) -> String {
+        use std::fmt::Write as _;
+        Sha256::digest(self.config.source.as_bytes()).iter().take(6).fold(String::new(), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
         })
     }
 }
 
-/// Under this name the ledger keeps what the router learned.
-const ROUTER_STATE: &str = "router";
-
-/// The ledger, with what was learned before taken up and what will be learned to be kept. Without a usable file the
-/// gateway serves all the same, and says so.
-fn ledger(config: &Config, router: &Arc<Router>) -> Option<Ledger> {
-    let ledger = match Ledger::open(&config.accounting) {
-        Ok(ledger) => ledger?,
-        Err(error) => {
-            tracing::error!("{error:#}; outcomes are not kept");
-            return None;
-        }
-    };
-    let state = ledger.load_state(ROUTER_STATE).ok().flatten().and_then(|text| serde_json::from_str(&text).ok());
-    if state.is_some_and(|state| !router.scorer().import(state)) {
-        tracing::warn!("what the ledger holds of the router's learning is another version's, and not used");
-    }
-    let learned = router.clone();
-    ledger.keep_state(ROUTER_STATE, Box::new(move || serde_json::to_string(&learned.scorer().export()).ok()));
-    Some(ledger)
-}
-
-/// What local answers are compared with: the named backend's price, or the dearest.
-fn compared_price(config: &Config, fleet: &Fleet) -> spectra_backends::Price {
-    let named = config.accounting.compare_with.as_deref().and_then(|name| fleet.facts(name)).map(|facts| facts.price);
-    let dearest = || {
-        fleet
-            .names()
-            .filter_map(|name| fleet.facts(name))
-            .map(|facts| facts.price)
-            .max_by(|one, other| (one.input + one.output).total_cmp(&(other.input + other.output)))
-    };
-    named.or_else(dearest).unwrap_or_default()
+/// Keys that a reload cannot change, in words.
+fn at_next_start(before: &Config, now: &Config) -> Vec<String> {
+    let file = |config: &Config| config.accounting.ledger.clone();
+    let changed = [
+        ("server.listen", before.server.listen != now.server.listen),
+        ("server.threads", before.server.threads != now.server.threads),
+        ("admin.listen", before.admin.listen != now.admin.listen),
+        ("accounting.ledger", file(before) != file(now)),
+        ("tracing.json", before.tracing.json != now.tracing.json),
+    ];
+    changed
+        .into_iter()
+        .filter(|(_, changed)| *changed)
+        .map(|(key, _)| format!("{key} has changed: it takes effect at the next start"))
+        .collect()
 }

@@ -7,10 +7,10 @@ mod families;
 mod gauges;
 mod series;
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
-use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use prometheus::{Registry, TextEncoder};
 use spectra_config::Config;
@@ -25,17 +25,33 @@ use series::Series;
 /// `Content-Type` of the text exposition.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Counters, histograms and gauges of one gateway.
+/// Counters, histograms and gauges of one gateway, by the names of one config.
 #[derive(Debug)]
 pub struct Metrics {
+    all: Arc<All>,
+    /// Handles by name, resolved once a config: the hot path allocates nothing and takes no lock of the registry.
+    series: Series,
+}
+
+/// What counts over all configs.
+#[derive(Debug)]
+struct All {
     registry: Registry,
     families: Families,
-    /// Handles by name, resolved once a config: the hot path allocates nothing and takes no lock of the registry.
-    series: ArcSwap<Series>,
     started: SystemTime,
-    /// `accounting.local_usd_per_hour`.
-    usd_per_hour: ArcSwap<f64>,
+    machine: Mutex<Machine>,
+    /// What each local worker said last of itself.
+    engines: Mutex<HashMap<String, EngineSample>>,
     config_hash: Mutex<String>,
+}
+
+/// What running this machine costs.
+#[derive(Debug)]
+struct Machine {
+    /// `accounting.local_usd_per_hour`.
+    usd_per_hour: f64,
+    /// Until when it was counted.
+    counted: Instant,
 }
 
 impl Metrics {
@@ -46,37 +62,57 @@ impl Metrics {
     pub fn new(config: &Config) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let families = Families::declare(&registry)?;
-        let series = ArcSwap::from_pointee(Series::seed(&families, config));
-        let usd_per_hour = ArcSwap::from_pointee(config.accounting.local_usd_per_hour);
-        Ok(Self { registry, families, series, started: SystemTime::now(), usd_per_hour, config_hash: Mutex::default() })
+        let series = Series::seed(&families, config);
+        let machine = Machine { usd_per_hour: config.accounting.local_usd_per_hour, counted: Instant::now() };
+        let all = All {
+            registry,
+            families,
+            started: SystemTime::now(),
+            machine: Mutex::new(machine),
+            engines: Mutex::default(),
+            config_hash: Mutex::default(),
+        };
+        Ok(Self { all: Arc::new(all), series })
     }
 
-    /// Takes over the names of a reloaded config; series of names that left stay as they are, as Prometheus expects.
-    pub fn reload(&self, config: &Config) {
-        self.series.store(Arc::new(Series::seed(&self.families, config)));
-        self.usd_per_hour.store(Arc::new(config.accounting.local_usd_per_hour));
+    /// The same counts by the names of another config. Counters of names that left stay, their levels go; requests
+    /// that began under the old config are counted under its names.
+    #[must_use]
+    pub fn next(&self, config: &Config) -> Self {
+        self.count_machine();
+        self.all.machine.lock().usd_per_hour = config.accounting.local_usd_per_hour;
+        for gone in self.series.models().filter(|name| !config.backends.contains_key(*name)) {
+            self.forget(gone);
+        }
+        Self { all: self.all.clone(), series: Series::seed(&self.all.families, config) }
     }
 
     /// Counts one finished request. To be called exactly once per request.
     pub fn observe(&self, record: &RecordData) {
-        let series = self.series.load();
-        series.request(&self.families, record);
+        let families = &self.all.families;
+        self.series.request(families, record);
         for (index, attempt) in record.attempts.iter().enumerate() {
             let before = index.checked_sub(1).and_then(|before| record.attempts.get(before));
-            series.attempt(&self.families, record, attempt, before);
+            self.series.attempt(families, record, attempt, before);
         }
+    }
+
+    /// OpenTelemetry's name for who serves a backend.
+    #[must_use]
+    pub fn provider(&self, model: &str) -> &'static str {
+        self.series.provider(model)
     }
 
     /// Counts what a caller reported of an answer it got earlier; `route` is the one that the request took.
     pub fn feedback(&self, route: Option<&str>, usable: bool) {
-        let route = self.series.load().route_name(route).to_owned();
-        self.families.requests.feedback.with_label_values(&[route.as_str(), if usable { "true" } else { "false" }]).inc();
+        let labels = [self.series.route_name(route), if usable { "true" } else { "false" }];
+        self.all.families.requests.feedback.with_label_values(&labels).inc();
     }
 
     /// Every family, in the order of declaration: for the docs and for the check of dashboards and rules.
     #[must_use]
     pub fn families(&self) -> &[Family] {
-        &self.families.rows
+        &self.all.families.rows
     }
 
     /// The families as a Markdown page.
@@ -96,7 +132,7 @@ impl Metrics {
     /// Never for metrics declared here; the encoder's type keeps callers from having to prove it.
     pub fn text(&self) -> Result<String, prometheus::Error> {
         self.refresh_process();
-        TextEncoder::new().encode_to_string(&self.registry.gather())
+        TextEncoder::new().encode_to_string(&self.all.registry.gather())
     }
 }
 

@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
+use crate::books::Books;
 use crate::clients::{Caller, Charge};
-use crate::feed::Feed;
-use crate::ledger::Ledger;
-use crate::metrics::Metrics;
-use crate::telemetry::{TraceContext, Traces};
+use crate::kept::KeptText;
+use crate::telemetry::TraceContext;
 use spectra_backends::chunk::Usage;
+use spectra_backends::{Chunk, chat};
 use spectra_router::verify::{Flaw, Verdict};
-use spectra_router::{Account, Attempt, Router, Trail};
+use spectra_router::{Account, Attempt, Trail, Verified};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
@@ -59,20 +59,6 @@ pub struct RecordData {
     pub kept: Option<Box<KeptText>>,
 }
 
-/// Where records go. One per gateway; shared by all requests.
-pub struct Books {
-    pub router: Arc<Router>,
-    pub metrics: Metrics,
-    /// The last hour, for the page.
-    pub feed: Feed,
-    /// `None` where the config names no file, or it cannot be used.
-    pub ledger: Option<Ledger>,
-    /// `None` where the config names no collector.
-    pub traces: Option<Traces>,
-    /// USD per million tokens that local answers are compared with.
-    pub compare_with: spectra_backends::Price,
-}
-
 /// The record of a request that is still running. `end` writes it; dropping it without one says that the client left.
 #[derive(Debug)]
 pub struct Record {
@@ -116,18 +102,6 @@ pub enum Outcome {
     Cancelled,
 }
 
-/// What verification says of the delivered answer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Verified {
-    Ok,
-    Repaired,
-    /// Delivered although flawed, since nothing better could be had.
-    Failed,
-    /// Not looked at: switched off, or nothing was delivered.
-    #[default]
-    Skipped,
-}
-
 /// What the router knew when it chose: for the feed, the ledger and the calibration.
 #[derive(Clone, Debug, Default)]
 pub struct Decision {
@@ -141,6 +115,8 @@ pub struct Decision {
 #[derive(Clone, Debug)]
 pub struct AttemptData {
     pub model: Arc<str>,
+    /// OpenTelemetry's `gen_ai.provider.name`; only known where traces are sent.
+    pub provider: &'static str,
     /// Place in the route's ladder, from 0.
     pub rung: u32,
     /// `pass`, `mended`, a flaw's name, a backend error's kind, or `cancelled`.
@@ -153,6 +129,8 @@ pub struct AttemptData {
     pub repairs: Vec<&'static str>,
     pub usage: Option<Usage>,
     pub cost_usd: f64,
+    /// From the request's arrival to asking.
+    pub started: Duration,
     /// From asking to the first chunk.
     pub first_chunk: Option<Duration>,
     pub total: Duration,
@@ -170,13 +148,6 @@ pub struct Timings {
     /// Until the first content byte of the answer was handed to the client's connection.
     pub first_byte: Option<Duration>,
     pub total: Duration,
-}
-
-/// Text an operator chose to keep.
-#[derive(Clone, Debug, Default)]
-pub struct KeptText {
-    pub prompt: String,
-    pub answer: String,
 }
 
 // === impl Record ===
@@ -235,6 +206,20 @@ impl Record {
         }
     }
 
+    /// Keeps the request's text, where the operator allows it.
+    pub fn keep_prompt(&mut self, request: &chat::View) {
+        if self.books.keep_text {
+            self.data.kept = Some(Box::new(KeptText::of(request)));
+        }
+    }
+
+    /// Keeps what goes to the client, where the prompt is kept.
+    pub fn keep_answer(&mut self, chunk: &Chunk) {
+        if let Some(kept) = &mut self.data.kept {
+            kept.add(&chunk.view);
+        }
+    }
+
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         self.began.elapsed()
@@ -251,13 +236,16 @@ impl Record {
         let data = &mut self.data;
         (data.outcome, data.status, data.error_code) = (outcome, status, error_code);
         data.timings.total = self.began.elapsed();
-        self.trail.read(|account| data.take(account));
+        self.trail.read(|account| data.take(account, self.began));
         let paid = self.books.compare_with;
         data.compared_usd = data.usage.map_or(0.0, |usage| paid.cost_usd(usage.prompt_tokens, usage.completion_tokens));
         if let Some(charge) = self.charge.take() {
             // Nothing delivered, nothing used; a delivered answer that nobody counted stays at its estimate.
             let nothing = data.attempts.is_empty().then_some(0);
             charge.settle(data.usage.map(|usage| usage.prompt_tokens + usage.completion_tokens).or(nothing), data.cost_usd);
+        }
+        if self.books.traces.is_some() {
+            data.attempts.iter_mut().for_each(|attempt| attempt.provider = self.books.metrics.provider(&attempt.model));
         }
         self.books.metrics.observe(data);
         data.log();
@@ -289,13 +277,14 @@ impl Drop for Record {
 
 impl RecordData {
     /// Takes over what the router wrote down.
-    fn take(&mut self, account: &Account) {
+    fn take(&mut self, account: &Account, began: Instant) {
         self.route.clone_from(&account.route);
         self.score = account.score.as_ref().map(|score| score.difficulty);
         self.reason = reason(account);
         self.decision = decision(account);
-        self.verified = account.verified.into();
-        self.attempts = account.attempts.iter().map(AttemptData::from).collect();
+        self.verified = account.verified;
+        let attempt = |attempt: &Attempt| AttemptData { started: attempt.began.saturating_duration_since(began), ..attempt.into() };
+        self.attempts = account.attempts.iter().map(attempt).collect();
         self.model = account.delivered.and_then(|index| Some(account.attempts.get(index)?.backend.clone())).or(self.model.take());
         self.usage = account.usage;
         // An empty sum of floats is -0.0, which reads oddly.
@@ -369,6 +358,7 @@ impl From<&Attempt> for AttemptData {
         };
         Self {
             model: attempt.backend.clone(),
+            provider: "",
             rung: u32::try_from(attempt.rung).unwrap_or(u32::MAX),
             verdict,
             flaw,
@@ -376,26 +366,10 @@ impl From<&Attempt> for AttemptData {
             repairs,
             usage: attempt.usage,
             cost_usd: attempt.cost_usd,
+            started: Duration::ZERO,
             first_chunk: attempt.first_chunk,
             total: attempt.total,
         }
-    }
-}
-
-impl From<spectra_router::Verified> for Verified {
-    fn from(verified: spectra_router::Verified) -> Self {
-        match verified {
-            spectra_router::Verified::Ok => Self::Ok,
-            spectra_router::Verified::Repaired => Self::Repaired,
-            spectra_router::Verified::Failed => Self::Failed,
-            spectra_router::Verified::Skipped => Self::Skipped,
-        }
-    }
-}
-
-impl std::fmt::Debug for Books {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Books").finish_non_exhaustive()
     }
 }
 
@@ -433,18 +407,6 @@ impl Outcome {
             Self::Failed => "failed",
             Self::Broken => "broken",
             Self::Cancelled => "cancelled",
-        }
-    }
-}
-
-impl Verified {
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Repaired => "repaired",
-            Self::Failed => "failed",
-            Self::Skipped => "skipped",
         }
     }
 }

@@ -72,7 +72,10 @@ pub(crate) async fn answered(
         return response;
     }
     let bytes = match chunks.next().await {
-        Some(Ok(chunk)) => dialect.whole(chunk),
+        Some(Ok(chunk)) => {
+            record.keep_answer(&chunk);
+            dialect.whole(chunk)
+        }
         Some(Err(error)) => return failed(&Failure::upstream(error, None), dialect.entrance(), record),
         None => return failed(&Failure::upstream(nothing(), None), dialect.entrance(), record),
     };
@@ -164,7 +167,7 @@ fn describe(headers: &mut HeaderMap, head: &Head, record: &Record, debug: bool) 
             put(TIMING, &format!("plan_us={} verify_us={}", account.plan_time.as_micros(), account.verify_time.as_micros()));
         }
     });
-    put(VERIFIED, record::Verified::from(head.verified).as_str());
+    put(VERIFIED, head.verified.as_str());
     put(COST_USD, &usd(head.cost_usd));
     headers.insert(ATTEMPTS, HeaderValue::from(head.attempts));
     if let Some(caller) = &record.caller {
@@ -218,7 +221,7 @@ impl Flow {
                 out,
             );
         }
-        let (verified, cost) = self.record.trail.read(|account| (record::Verified::from(account.verified), account.cost_usd()));
+        let (verified, cost) = self.record.trail.read(|account| (account.verified, account.cost_usd()));
         out.extend_from_slice(format!(": spectra verified={} cost_usd={}\n\n", verified.as_str(), usd(cost)).as_bytes());
         self.dialect.end(out);
         self.record.end(Outcome::Delivered, 200, None);
@@ -233,6 +236,7 @@ impl Flow {
 
     fn take(&mut self, chunk: &Chunk, out: &mut BytesMut) {
         self.finished |= chunk.view.choices.iter().any(|choice| choice.finish.is_some());
+        self.record.keep_answer(chunk);
         self.dialect.chunk(chunk, &self.manner, out);
     }
 

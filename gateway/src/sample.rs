@@ -5,8 +5,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use spectra_backends::chunk::Usage;
 use spectra_config::Config;
+use spectra_router::Verified;
 
-use crate::record::{AttemptData, Decision, Entrance, Outcome, RecordData, Timings, Verified};
+use crate::record::{AttemptData, Decision, Entrance, Outcome, RecordData, Timings};
 
 pub(crate) fn config() -> Config {
     let text = r#"
@@ -27,6 +28,7 @@ pub(crate) fn config() -> Config {
 pub(crate) fn attempt(model: &str, rung: u32, why: &'static str, verdict: &'static str) -> AttemptData {
     AttemptData {
         model: model.into(),
+        provider: "script",
         rung,
         verdict,
         flaw: ["truncated", "not_json", "off_schema"].contains(&verdict).then_some(verdict),
@@ -34,6 +36,7 @@ pub(crate) fn attempt(model: &str, rung: u32, why: &'static str, verdict: &'stat
         repairs: Vec::new(),
         usage: Some(Usage { prompt_tokens: 100, completion_tokens: 20, ..Usage::default() }),
         cost_usd: if model == "big" { 0.01 } else { 0.0 },
+        started: Duration::from_millis(1 + 95 * u64::from(rung)),
         first_chunk: Some(Duration::from_millis(30)),
         total: Duration::from_millis(90),
     }
@@ -55,8 +58,8 @@ pub(crate) fn record(attempts: Vec<AttemptData>) -> RecordData {
         route: Some("local".into()),
         model: attempts.last().map(|attempt| Arc::clone(&attempt.model)),
         score: Some(0.3),
-        reason: "score".into(),
-        decision: Decision { predicted: Some(0.72), reasons: vec![("words".into(), 0.2), ("code".into(), -0.1)] },
+        reason: "score",
+        decision: Decision { predicted: Some(0.72), reasons: vec![("words", 0.2), ("code", -0.1)] },
         verified: Verified::Ok,
         usage: attempts.last().and_then(|attempt| attempt.usage),
         attempts,

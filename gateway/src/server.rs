@@ -12,10 +12,11 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
+use spectra_config::Limits;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Gateway, admin, stack};
+use crate::{Gateway, Live, admin, stack};
 
 mod guarded;
 
@@ -54,27 +55,27 @@ async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
 /// A gateway and its sockets.
 #[derive(Debug)]
 pub struct Server {
-    gateway: Arc<Gateway>,
+    live: Arc<Live>,
     listeners: Listeners,
 }
 
 impl Server {
     #[must_use]
-    pub fn new(gateway: Arc<Gateway>, listeners: Listeners) -> Self {
-        Self { gateway, listeners }
+    pub fn new(live: Arc<Live>, listeners: Listeners) -> Self {
+        Self { live, listeners }
     }
 
     /// Serves until `shutdown` is ready, then drains: no new connections, readiness false, running requests finish within
     /// `server.drain_ms`, and what is left is broken off with an error. True if everything finished by itself.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> bool {
-        let drain = self.gateway.drain.clone();
-        let main = tokio::spawn(accept(self.listeners.main, self.gateway.clone(), drain.begun.clone(), Door::Main));
+        let drain = self.live.current().drain.clone();
+        let main = tokio::spawn(accept(self.listeners.main, self.live.clone(), drain.begun.clone(), Door::Main));
         // Health and metrics stay readable until the last request has ended.
         let closed = CancellationToken::new();
-        let admin = tokio::spawn(accept(self.listeners.admin, self.gateway.clone(), closed.clone(), Door::Admin));
+        let admin = tokio::spawn(accept(self.listeners.admin, self.live.clone(), closed.clone(), Door::Admin));
         shutdown.await;
         drain.begun.cancel();
-        let patience = Duration::from_millis(self.gateway.config.server.drain_ms);
+        let patience = Duration::from_millis(self.live.current().config.server.drain_ms);
         let connections = main.await.unwrap_or_default();
         let mut finishing = std::pin::pin!(connections.shutdown());
         let finished = tokio::time::timeout(patience, &mut finishing).await.is_ok();
@@ -98,9 +99,8 @@ enum Door {
 }
 
 /// Accepts until `closed`; hands back the connections that still run.
-async fn accept(listener: TcpListener, gateway: Arc<Gateway>, closed: CancellationToken, door: Door) -> GracefulShutdown {
+async fn accept(listener: TcpListener, live: Arc<Live>, closed: CancellationToken, door: Door) -> GracefulShutdown {
     let connections = GracefulShutdown::new();
-    let builder = Arc::new(builder(&gateway));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -108,7 +108,7 @@ async fn accept(listener: TcpListener, gateway: Arc<Gateway>, closed: Cancellati
         };
         match accepted {
             Ok((stream, _)) => {
-                tokio::spawn(connection(builder.clone(), stream, gateway.clone(), connections.watcher(), door));
+                tokio::spawn(connection(stream, live.clone(), connections.watcher(), door));
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
@@ -118,25 +118,20 @@ async fn accept(listener: TcpListener, gateway: Arc<Gateway>, closed: Cancellati
     }
 }
 
-async fn connection(
-    builder: Arc<auto::Builder<TokioExecutor>>,
-    stream: TcpStream,
-    gateway: Arc<Gateway>,
-    watcher: hyper_util::server::graceful::Watcher,
-    door: Door,
-) {
+async fn connection(stream: TcpStream, live: Arc<Live>, watcher: hyper_util::server::graceful::Watcher, door: Door) {
     // Tokens are small writes; Nagle's algorithm would hold them back.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "no TCP_NODELAY");
     }
-    let limits = &gateway.config.limits;
+    let limits = live.current().config.limits.clone();
     let stream = Guarded::new(stream, Duration::from_millis(limits.client_read_ms), Duration::from_millis(limits.client_write_ms));
+    let builder = builder(&limits);
     let service = service_fn(|request: Request<Incoming>| {
-        let gateway = gateway.clone();
+        let live = live.clone();
         async move {
             Ok::<_, io::Error>(match door {
-                Door::Main => stack::answer(gateway, request).await,
-                Door::Admin => admin::answer(&gateway, &request),
+                Door::Main => stack::answer(live.current(), request).await,
+                Door::Admin => admin::answer(live, request).await,
             })
         }
     });
@@ -145,8 +140,7 @@ async fn connection(
     }
 }
 
-fn builder(gateway: &Gateway) -> auto::Builder<TokioExecutor> {
-    let limits = &gateway.config.limits;
+fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()

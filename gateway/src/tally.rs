@@ -1,6 +1,8 @@
 //! How a finished request counts: one ending, one worth of its first try, one verdict per attempt. Metrics and page share it.
 
-use crate::record::{AttemptData, Outcome, RecordData, Verified};
+use spectra_router::Verified;
+
+use crate::record::{AttemptData, Outcome, RecordData};
 
 /// Endings of a request, in the order of `ended`.
 pub const ENDED: [&str; 7] = ["usable", "unusable", "unjudged", "rejected", "failed", "broken", "cancelled"];

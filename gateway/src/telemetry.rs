@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
+use spectra_backends::trace;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::record::{AttemptData, Outcome, RecordData};
@@ -54,9 +55,14 @@ impl TraceContext {
 }
 
 impl Traces {
-    /// Starts the sender for a collector's base address; `None` outside a runtime.
+    /// Starts the sender to the config's collector; `None` where it names none.
     #[must_use]
-    pub fn start(collector: &str) -> Option<Self> {
+    pub fn start(config: &spectra_config::Tracing) -> Option<Self> {
+        let collector = config.otlp.as_ref().map(|collector| collector.get().trim()).filter(|collector| !collector.is_empty())?;
+        if !cfg!(feature = "otel") {
+            tracing::warn!("tracing.otlp is set, but this spectra was built without the feature otel: no traces are sent");
+            return None;
+        }
         let runtime = tokio::runtime::Handle::try_current().ok()?;
         // The binary has done this; an embedding test may not have. A second time changes nothing.
         drop(rustls::crypto::ring::default_provider().install_default());
@@ -116,12 +122,12 @@ fn spans(record: &RecordData) -> Vec<Value> {
         request["status"] = json!({ "code": ERROR, "message": record.error_code });
     }
     let mut all = vec![request];
-    // The record has durations only: attempts follow each other, but for a hedge.
-    let mut start = began + record.timings.parse + record.timings.plan;
-    for attempt in &record.attempts {
+    for (number, attempt) in record.attempts.iter().enumerate() {
+        let start = began + attempt.started;
         let mut span = json!({
             "traceId": context.trace,
-            "spanId": id(),
+            // The one that the upstream was told.
+            "spanId": trace::span_of_attempt(&context.span, number),
             "parentSpanId": context.span,
             "name": format!("{operation} {}", attempt.model),
             "kind": CLIENT,
@@ -132,7 +138,6 @@ fn spans(record: &RecordData) -> Vec<Value> {
         if crate::tally::VERDICT[crate::tally::verdict(attempt)] == "error" {
             span["status"] = json!({ "code": ERROR, "message": attempt.verdict });
         }
-        start += attempt.total;
         all.push(span);
     }
     all
@@ -141,6 +146,7 @@ fn spans(record: &RecordData) -> Vec<Value> {
 fn request_attributes(record: &RecordData) -> Value {
     let mut found = vec![
         ("gen_ai.operation.name", json!(record.entrance.operation())),
+        ("gen_ai.provider.name", json!("spectra")),
         ("gen_ai.request.model", json!(&*record.asked_model)),
         ("http.response.status_code", json!(record.status)),
         ("spectra.request_id", json!(&*record.request_id)),
@@ -165,6 +171,7 @@ fn request_attributes(record: &RecordData) -> Value {
 fn attempt_attributes(operation: &str, attempt: &AttemptData) -> Value {
     let mut found = vec![
         ("gen_ai.operation.name", json!(operation)),
+        ("gen_ai.provider.name", json!(attempt.provider)),
         ("gen_ai.request.model", json!(&*attempt.model)),
         ("spectra.rung", json!(attempt.rung)),
         ("spectra.why", json!(attempt.why)),
@@ -173,6 +180,9 @@ fn attempt_attributes(operation: &str, attempt: &AttemptData) -> Value {
     if let Some(usage) = attempt.usage {
         found.push(("gen_ai.usage.input_tokens", json!(usage.prompt_tokens)));
         found.push(("gen_ai.usage.output_tokens", json!(usage.completion_tokens)));
+    }
+    if crate::tally::VERDICT[crate::tally::verdict(attempt)] == "error" {
+        found.push(("error.type", json!(attempt.verdict)));
     }
     attributes(&found)
 }

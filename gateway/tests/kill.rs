@@ -13,12 +13,16 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use spectra_backends::llama::WorkerPhase;
 use spectra_config::Config;
-use spectra_gateway::{Gateway, Listeners, Server};
+use spectra_gateway::{Gateway, Listeners, Live, Server};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
 fn config(model: &std::path::Path) -> Config {
-    let text = format!(
+    Config::parse(&text(model), "test.toml", &|_| None).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn text(model: &std::path::Path) -> String {
+    format!(
         r#"
         [server]
         listen = "127.0.0.1:0"
@@ -43,8 +47,7 @@ fn config(model: &std::path::Path) -> Config {
         ladder = ["hosted"]
         "#,
         program = env!("CARGO_BIN_EXE_spectra"),
-    );
-    Config::parse(&text, "test.toml", &|_| None).unwrap_or_else(|error| panic!("{error}"))
+    )
 }
 
 /// The worker: this process's only child.
@@ -99,7 +102,7 @@ async fn b31_an_aborted_engine_worker_takes_nothing_down() {
     let gateway = Arc::new(Gateway::build(config(&support::tiny_model(folder.path())), None).unwrap());
     let listeners = Listeners::bind(&gateway).await.unwrap();
     let url = format!("http://{}/v1/chat/completions", listeners.main.local_addr().unwrap());
-    let server = tokio::spawn(Server::new(gateway.clone(), listeners).run(std::future::pending()));
+    let server = tokio::spawn(Server::new(Live::fixed(gateway.clone()), listeners).run(std::future::pending()));
     let client = reqwest::Client::new();
     let ready = || gateway.worker("llama").is_some_and(|state| state.phase == WorkerPhase::Ready);
 
@@ -121,5 +124,58 @@ async fn b31_an_aborted_engine_worker_takes_nothing_down() {
         assert!(load.by_hosted.load(Relaxed) >= 1, "round {round}: nobody was answered by the next rung");
     }
     until("the worker", ready).await;
+    server.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn b38_a_reload_leaves_an_engine_worker_alone_whose_section_is_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = text(&support::tiny_model(folder.path()));
+    let file = Arc::new(std::sync::Mutex::new(first.clone()));
+    let read = {
+        let file = file.clone();
+        move || Ok(Config::parse(&file.lock().unwrap(), "test.toml", &|_| None)?)
+    };
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let live = Arc::new(Live::new(Arc::new(Gateway::build(read().unwrap(), None).unwrap()), Box::new(read)));
+    let listeners = Listeners::bind(&live.current()).await.unwrap();
+    let url = format!("http://{}/v1/chat/completions", listeners.main.local_addr().unwrap());
+    let server = tokio::spawn(Server::new(live.clone(), listeners).run(std::future::pending()));
+    let state = || live.current().worker("llama");
+    let ready = || state().is_some_and(|state| state.phase == WorkerPhase::Ready);
+    let reload = |text: String| {
+        *file.lock().unwrap() = text;
+        tokio::task::block_in_place(|| live.reload()).map(drop)
+    };
+    let runs = |pid: u32| std::path::Path::new(&format!("/proc/{pid}")).exists();
+
+    until("the worker", ready).await;
+    let worker = state().unwrap().pid.unwrap();
+    for same in [
+        first.clone() + "\n[aliases]\n\"gpt-4o\" = \"auto\"\n",
+        // The section differs, but in nothing that the worker was started with.
+        first.replace("context_tokens = 1024", "context_tokens = 1024\nprice = { input = 1.0, output = 1.0 }\nvision = true"),
+    ] {
+        reload(same).unwrap();
+        assert_eq!((ready(), state().unwrap().pid), (true, Some(worker)));
+    }
+    assert!(reload("[backends".to_owned()).is_err());
+    assert_eq!((ready(), state().unwrap().pid), (true, Some(worker)), "a rejected config stops nothing");
+
+    let long = tokio::spawn(async move { ask(&reqwest::Client::new(), &url, "local").await });
+    until("a busy slot", || state().is_some_and(|state| state.health.is_some_and(|health| health.stats.slots_busy > 0))).await;
+    reload(first.replace("slots = 4", "slots = 2")).unwrap();
+    until("another worker", ready).await;
+    let other = state().unwrap().pid.unwrap();
+    assert_ne!(other, worker);
+    let (status, answer) = long.await.unwrap();
+    assert!(status == 200 && !answer.contains("from the hosted model"), "an answer in flight was taken from its worker: {answer}");
+    until("the first worker's end", || !runs(worker)).await;
+
+    let at = |section: &str| first.find(section).unwrap();
+    let without = first[..at("[backends.llama]")].to_owned() + &first[at("[backends.hosted")..].replace("\"llama\", ", "");
+    reload(without).unwrap();
+    assert!(state().is_none());
+    until("the second worker's end", || !runs(other)).await;
     server.abort();
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -15,12 +16,17 @@ const MOST: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct Affinity {
     ttl: Duration,
-    until: Mutex<HashMap<u64, Instant>>,
+    until: Arc<Mutex<HashMap<u64, Instant>>>,
 }
 
 impl Affinity {
     pub fn new(ttl: Duration) -> Self {
-        Self { ttl, until: Mutex::default() }
+        Self { ttl, until: Arc::default() }
+    }
+
+    /// The same conversations, remembered for another time from now on.
+    pub fn lasting(&self, ttl: Duration) -> Self {
+        Self { ttl, until: self.until.clone() }
     }
 
     /// True if this conversation was escalated within the time to live.

@@ -107,7 +107,7 @@ impl Climb {
     }
 
     fn begin(&self, rung: usize, why: Why) -> Question {
-        let backend = self.router.fleet.pick(&self.plan.ladder[rung]);
+        let (backend, began) = (self.router.fleet.pick(&self.plan.ladder[rung]), Instant::now());
         let local = self.router.fleet.facts(&backend).is_some_and(|facts| facts.local);
         let attempt = Attempt {
             backend: backend.clone(),
@@ -117,6 +117,7 @@ impl Climb {
             usage: None,
             cost_usd: 0.0,
             local,
+            began,
             first_chunk: None,
             total: Duration::ZERO,
         };
@@ -124,7 +125,7 @@ impl Climb {
             account.attempts.push(attempt);
             account.attempts.len() - 1
         });
-        Question { backend, index, rung, began: Instant::now(), why }
+        Question { backend, index, rung, began, why }
     }
 
     async fn attempt(&mut self, question: &mut Question, hint: Option<Hint>) -> Came {
@@ -193,7 +194,7 @@ impl Climb {
         Opening {
             fleet: self.router.fleet.clone(),
             backend: question.backend.clone(),
-            asked: self.asked.clone(),
+            asked: self.asked.of_attempt(question.index),
             began: question.began,
             deadline: self.plan.deadline,
         }

@@ -173,6 +173,7 @@ impl Flow {
             usage: None,
             cost_usd: 0.0,
             local: facts.is_some_and(|facts| facts.local),
+            began,
             first_chunk: None,
             total: std::time::Duration::ZERO,
         };
@@ -181,7 +182,7 @@ impl Flow {
             account.rescues += 1;
             account.attempts.len() - 1
         });
-        let outcome = self.heard(&backend, so_far, by, began).await;
+        let outcome = self.heard((&backend, index), so_far, by, began).await;
         let verdict = match &outcome {
             Ok(_) => Verdict::Pass,
             Err(error) => Verdict::Flawed(Flaw::Backend(error.clone())),
@@ -200,7 +201,7 @@ impl Flow {
 
     async fn heard(
         &self,
-        backend: &str,
+        (backend, index): (&str, usize),
         so_far: &str,
         by: spectra_backends::Continuation,
         began: Instant,
@@ -211,7 +212,7 @@ impl Flow {
             request,
             deadline: self.plan.deadline,
             request_id: self.asked.request_id.clone(),
-            traceparent: self.asked.traceparent.clone(),
+            traceparent: self.asked.of_attempt(index).traceparent.clone(),
         };
         let late = |_| BackendError::Timeout { phase: Phase::Total, after: began.elapsed() };
         let mut reply = timeout_at(self.plan.deadline, self.router.fleet.call(backend, ask)).await.map_err(late)??;

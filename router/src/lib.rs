@@ -46,7 +46,9 @@ use verify::{Flaw, SchemaCache, Verdict};
 #[derive(Debug)]
 pub struct Router {
     fleet: Fleet,
-    scorer: Scorer,
+    scorer: Arc<Scorer>,
+    /// The file its weights are from.
+    weights: Option<String>,
     policy: Policy,
     routes: BTreeMap<Arc<str>, Route>,
     local: Arc<str>,
@@ -70,6 +72,19 @@ pub struct Asked {
     pub request_id: Arc<str>,
     /// W3C trace context of the request's span, sent upstream.
     pub traceparent: Option<Arc<str>>,
+}
+
+impl Asked {
+    /// What an attempt is asked with: where there is a trace, its own span of it.
+    pub(crate) fn of_attempt(self: &Arc<Self>, number: usize) -> Arc<Self> {
+        match self.traceparent.as_deref() {
+            None => self.clone(),
+            Some(request) => {
+                let traceparent = Some(spectra_backends::trace::of_attempt(request, number));
+                Arc::new(Self { traceparent, ..Self::clone(self) })
+            }
+        }
+    }
 }
 
 /// An answer on its way to the client: it can be continued or broken off, not replaced.
@@ -138,12 +153,13 @@ impl Router {
             None => Weights::builtin(),
             Some(path) => return Err(BuildError(format!("cannot use the weights in {path}: only the built-in ones can be used yet"))),
         };
-        let settings = score::Settings { freeze: !config.router.learn, ..score::Settings::default() };
         #[expect(clippy::cast_possible_truncation, reason = "shares within 0 to 1")]
         let (rule, explore) = (rule(config.router.policy), config.router.explore as f32);
         Ok(Self {
             fleet,
-            scorer: Scorer::new(weights, settings),
+            // What is learned is `learns`'s business: the scorer outlives this config.
+            scorer: Arc::new(Scorer::new(weights, score::Settings::default())),
+            weights: config.router.weights.clone(),
             policy: Policy::new(rule, explore),
             routes: config.routes.iter().map(|(name, route)| (Arc::from(name.as_str()), Route::new(name, route, &config.verify))).collect(),
             local: config.router.local.get_ref().as_str().into(),
@@ -154,6 +170,21 @@ impl Router {
             learns: config.router.learn,
             lessons: Lessons::default(),
         })
+    }
+
+    /// The router of another config, which goes on with what this one has learned and remembers.
+    ///
+    /// # Errors
+    /// As `new`.
+    pub fn next(&self, config: &config::Config, fleet: Fleet) -> Result<Self, BuildError> {
+        let mut next = Self::new(config, fleet)?;
+        if next.weights == self.weights {
+            next.scorer = self.scorer.clone();
+        } else {
+            next.scorer.import(self.scorer.export());
+        }
+        next.affinity = self.affinity.lasting(Duration::from_millis(config.router.affinity_ms));
+        Ok(next)
     }
 
     /// Answers one request: score, plan, then ask, judge and decide until an answer is usable or a bound is reached.
@@ -229,7 +260,7 @@ impl Router {
 
     /// The scorer, whose learned state can be exported and imported.
     #[must_use]
-    pub fn scorer(&self) -> &Scorer {
+    pub fn scorer(&self) -> &Arc<Scorer> {
         &self.scorer
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use spectra_backends::chunk::Usage;
+use tokio::time::Instant;
 
 use crate::score::Score;
 use crate::verify::Verdict;
@@ -75,6 +76,8 @@ pub struct Attempt {
     pub cost_usd: f64,
     /// The backend runs on this machine.
     pub local: bool,
+    pub began: Instant,
+    /// From `began`.
     pub first_chunk: Option<Duration>,
     pub total: Duration,
 }

@@ -18,4 +18,8 @@ mod watch;
 #[cfg(test)]
 mod watch_grafana;
 #[cfg(test)]
+mod watch_prometheus;
+#[cfg(test)]
+mod watch_reload;
+#[cfg(test)]
 mod wire;

@@ -1,56 +1,72 @@
-//! What is shown against what happened: metrics, a real Prometheus, the page in a real browser, ledger, feedback.
+//! What is shown against what happened: metrics, the page in a real browser, traces, ledger, feedback.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use serde_json::{Value, json};
+use spectra_backends::Ask;
+use spectra_backends::script::{Answer, from_fn};
 use spectra_tests::harness::{PATIENCE, Spectra};
 use tokio::time::Instant;
 
-const CHAT: &str = "/v1/chat/completions";
-const HELLO: &str = r#"{"model":"auto","messages":[{"role":"user","content":"Say hello."}]}"#;
+pub const CHAT: &str = "/v1/chat/completions";
+pub const HELLO: &str = r#"{"model":"auto","messages":[{"role":"user","content":"Say hello."}]}"#;
 
-fn root() -> PathBuf {
+pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
 }
 
-/// Easy requests: a good answer, an empty one that escalates, a busy backend that escalates, then good ones for ever.
+/// Scripted faults, then good answers for ever: on the route `local` each fault is escalated to `big`.
+pub const FAULTS: &str = r#"
+    [backends.small]
+    breaker = { failure_share = 2.0 }
+    [backends.small.script]
+    answers = [
+        { text = "Hello." },
+        { text = "" },
+        { text = "" },
+        { status = 503, text = "busy" },
+        { text = "Hello there.", cut_after = 3 },
+        { text = "Hello, and", finish = "length" },
+        { text = "Hello." },
+    ]
+    [backends.big]
+    price = { input = 2.0, output = 8.0 }
+    [backends.big.script]
+    answers = [{ text = "Hello from big." }]
+    [backends.fenced.script]
+    answers = [{ text = "```json\n{\"a\": 1}\n```" }]
+    [routes.local]
+    ladder = ["small", "big"]
+    attempts_per_rung = 1
+    [routes.strong]
+    ladder = ["big"]
+    [routes.fenced]
+    ladder = ["fenced"]
+"#;
+
 async fn spectra(ledger: &Path) -> Spectra {
-    let text = format!(
-        r#"
-        [accounting]
-        ledger = "{}"
-        [backends.small.script]
-        answers = [{{ text = "Hello." }}, {{ text = "" }}, {{ text = "" }}, {{ status = 503, text = "busy" }}, {{ text = "Hello." }}]
-        [backends.big]
-        price = {{ input = 2.0, output = 8.0 }}
-        [backends.big.script]
-        answers = [{{ text = "Hello from big." }}]
-        [routes.local]
-        ladder = ["small", "big"]
-        attempts_per_rung = 1
-        [routes.strong]
-        ladder = ["big"]
-        "#,
-        ledger.display()
-    );
-    Spectra::start(&text).await.unwrap()
+    Spectra::start(&format!("[accounting]\nledger = \"{}\"\n{FAULTS}", ledger.display())).await.unwrap()
 }
 
 /// The harness's own account of what clients saw.
 #[derive(Default)]
-struct Seen {
-    answered: u32,
-    local: u32,
-    local_first: u32,
-    escalated: u32,
-    ids: Vec<String>,
+pub struct Seen {
+    pub answered: u32,
+    pub local: u32,
+    pub local_first: u32,
+    pub escalated: u32,
+    pub ids: Vec<String>,
 }
 
-async fn traffic(spectra: &Spectra, requests: u32) -> Seen {
+/// Every fourth request asks for the strong route; those after the faults are streamed.
+pub async fn traffic(spectra: &Spectra, requests: u32) -> Seen {
     let mut seen = Seen::default();
     for number in 0..requests {
         let body = if number % 4 == 3 { HELLO.replace("auto", "strong") } else { HELLO.to_owned() };
+        let body = if number < 12 { body } else { body.replace("{\"model\"", "{\"stream\":true,\"model\"") };
         let answered = spectra.post(CHAT, &body).await.unwrap();
         let header = |name: &str| answered.header(name).unwrap_or_default().to_owned();
         seen.answered += u32::from(answered.status == 200);
@@ -165,7 +181,16 @@ async fn an_escalated_request_is_one_trace_at_the_collector() {
         routes.strong.ladder = ["big"]
         "#
     );
-    let spectra = Spectra::start(&text).await.unwrap();
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let backend = |name: &'static str, said: &'static str| {
+        let heard = heard.clone();
+        let told = move |ask: &Ask, _| {
+            heard.lock().push(ask.traceparent.clone().unwrap_or_default().to_string());
+            Answer::text(said)
+        };
+        (name, from_fn(name, told))
+    };
+    let spectra = Spectra::on(&text, [backend("small", ""), backend("big", "Hello.")]).await.unwrap();
     let caller = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n";
     let answered = spectra.post_with(CHAT, caller, HELLO).await.unwrap();
     assert_eq!(answered.header("x-spectra-attempts"), Some("2"));
@@ -176,12 +201,33 @@ async fn an_escalated_request_is_one_trace_at_the_collector() {
     assert!(spans.iter().all(|span| span["traceId"] == "0af7651916cd43dd8448eb211c80319c"));
     assert_eq!(spans[0]["parentSpanId"], "b7ad6b7169203331");
     assert!(spans[1..].iter().all(|span| span["parentSpanId"] == spans[0]["spanId"]));
-    let verdict = json!({ "key": "spectra.verdict", "value": { "stringValue": "empty" } });
-    assert!(spans[1]["attributes"].as_array().unwrap().contains(&verdict), "{}", spans[1]);
+    let told: Vec<String> =
+        spans[1..].iter().map(|span| format!("00-0af7651916cd43dd8448eb211c80319c-{}-01", span["spanId"].as_str().unwrap())).collect();
+    assert_eq!(*heard.lock(), told, "each upstream is told its own attempt's span");
+    let number = |span: &Value, key: &str| span[key].as_str().unwrap().parse::<u128>().unwrap();
+    for span in &spans[1..] {
+        assert!(number(span, "startTimeUnixNano") >= number(&spans[0], "startTimeUnixNano"));
+        assert!(number(span, "endTimeUnixNano") <= number(&spans[0], "endTimeUnixNano"));
+    }
+    for (span, key, value) in [
+        (0, "gen_ai.operation.name", "chat"),
+        (0, "gen_ai.request.model", "auto"),
+        (0, "gen_ai.response.model", "big"),
+        (0, "spectra.route", "local"),
+        (0, "spectra.request_id", answered.header("x-request-id").unwrap()),
+        (1, "gen_ai.request.model", "small"),
+        (1, "gen_ai.provider.name", "script"),
+        (1, "spectra.verdict", "empty"),
+        (2, "spectra.why", "escalate"),
+        (2, "spectra.verdict", "pass"),
+    ] {
+        let wanted = json!({ "key": key, "value": { "stringValue": value } });
+        assert!(spans[span]["attributes"].as_array().unwrap().contains(&wanted), "{wanted} in {}", spans[span]);
+    }
 }
 
 /// A program by its name, from `.tools/bin` or the path; says so where it is not there.
-fn program(name: &str) -> Option<PathBuf> {
+pub fn program(name: &str) -> Option<PathBuf> {
     let paths = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::iter::once(root().join(".tools/bin")).chain(std::env::split_paths(&paths));
     let found = folders.map(|folder| folder.join(name)).find(|path| path.is_file());
@@ -191,164 +237,48 @@ fn program(name: &str) -> Option<PathBuf> {
     found
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_page_in_a_browser_shows_what_clients_saw() {
-    let (Some(node), Some(chromium)) = (program("node"), program("chromium")) else { return };
+/// Runs the page's script; what it expects as JSON. `None`: no browser here.
+async fn browse(spectra: &Spectra, expected: Value) -> Option<()> {
+    let (node, chromium) = (program("node")?, program("chromium")?);
     let clients = root().join("tests/clients/node");
     if !clients.join("node_modules/playwright-core").is_dir() {
         println!("skipped: no playwright-core; scripts/setup --tests gets it");
+        return None;
+    }
+    let mut browse = Command::new(node);
+    browse.current_dir(&clients).args([
+        "page.mjs",
+        &format!("http://{}", spectra.admin),
+        &format!("{}/chat/completions", spectra.base_url()),
+    ]);
+    browse.arg(chromium).arg(root().join("artifacts/page")).arg(expected.to_string());
+    let output = tokio::task::spawn_blocking(move || browse.output().unwrap()).await.unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && said.contains("page: ok"), "{said}");
+    Some(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_in_a_browser_shows_what_clients_saw() {
+    let spectra = Spectra::start(&format!("[accounting]\nkeep_text = true\n{FAULTS}")).await.unwrap();
+    if browse(&spectra, json!({ "requests": 0 })).await.is_none() {
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
-    let spectra = spectra(&folder.path().join("ledger.sqlite")).await;
     let seen = traffic(&spectra, 24).await;
+    let json = json!({ "model": "fenced", "response_format": { "type": "json_object" }, "messages": [{ "role": "user", "content": "Give me JSON." }] });
+    let repaired = spectra.post(CHAT, &json.to_string()).await.unwrap();
+    assert_eq!(repaired.header("x-spectra-verified"), Some("repaired"), "{}", repaired.text());
     let percent = |part: u32| {
         let share = f64::from(part) / f64::from(seen.local) * 100.0;
         if share > 99.95 { "100%".to_owned() } else { format!("{share:.1}%") }
     };
     let expected = json!({
         "route": "local", "final": percent(seen.local), "first": percent(seen.local_first), "route_requests": seen.local,
-        "requests": 24, "escalated": seen.escalated,
+        "requests": 25, "strong": 24 - seen.local, "escalated": seen.escalated, "text": true,
     });
-    let mut browse = Command::new(node);
-    browse.current_dir(&clients).args(["page.mjs", &format!("http://{}", spectra.admin)]).arg(chromium);
-    browse.arg(root().join("artifacts/page")).arg(expected.to_string());
-    let output = tokio::task::spawn_blocking(move || browse.output().unwrap()).await.unwrap();
-    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success() && said.contains("page: ok"), "{said}");
-}
-
-/// Ended with the test.
-struct Prometheus {
-    child: Child,
-    address: String,
-    _folder: tempfile::TempDir,
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Prometheus {
-    fn start(program: &Path, admin: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let rules = root().join("grafana/prometheus");
-        let text = std::fs::read_to_string(rules.join("prometheus.yml")).unwrap();
-        let text = text.replace("127.0.0.1:9090", admin).replace("15s", "1s");
-        let text = text.replace("rules.yml", &rules.join("rules.yml").display().to_string());
-        let text = text.replace("alerts.yml", &rules.join("alerts.yml").display().to_string());
-        let config = folder.path().join("prometheus.yml");
-        std::fs::write(&config, text).unwrap();
-        // Prometheus cannot be told to take any port: one that was free a moment ago.
-        let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-        let child = Command::new(program)
-            .arg(format!("--config.file={}", config.display()))
-            .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
-            .arg(format!("--web.listen-address={address}"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        Self { child, address, _folder: folder }
-    }
-
-    /// Label values and numbers; `None` while it does not answer yet.
-    async fn ask(&self, client: &reqwest::Client, query: &str) -> Option<Vec<(Value, f64)>> {
-        let url = reqwest::Url::parse_with_params(&format!("http://{}/api/v1/query", self.address), [("query", query)]).unwrap();
-        let told: Value = serde_json::from_slice(&client.get(url).send().await.ok()?.bytes().await.ok()?).ok()?;
-        assert_eq!(told["status"], "success", "{query}: {told}");
-        let number = |value: &Value| value.as_str().unwrap().parse::<f64>().unwrap();
-        let results = told["data"]["result"].as_array().unwrap();
-        if told["data"]["resultType"] == "scalar" {
-            return Some(vec![(Value::Null, number(&results[1]))]);
-        }
-        Some(results.iter().map(|one| (one["metric"].clone(), number(&one["value"][1]))).collect())
-    }
-
-    async fn until(&self, client: &reqwest::Client, query: &str, wanted: f64) {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            let found = self.ask(client, query).await;
-            if found.as_ref().and_then(|found| found.first()).is_some_and(|(_, number)| (number - wanted).abs() < 1e-9) {
-                return;
-            }
-            assert!(Instant::now() < until, "{query} is {found:?}, not {wanted}, after {PATIENCE:?}");
-            tokio::task::yield_now().await;
-        }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_real_prometheus_sees_what_clients_saw() {
-    let Some(program) = program("prometheus") else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let spectra = spectra(&folder.path().join("ledger.sqlite")).await;
-    let prometheus = Prometheus::start(&program, &spectra.admin.to_string());
-    drop(rustls::crypto::ring::default_provider().install_default());
-    let client = reqwest::Client::new();
-    // The zeros are scraped before the traffic, or the first rise would not be seen.
-    prometheus.until(&client, "sum(spectra_requests_total)", 0.0).await;
-    let seen = traffic(&spectra, 20).await;
-    prometheus.until(&client, "sum(spectra_requests_total)", 20.0).await;
-    let local = f64::from(seen.local);
-    for (query, wanted) in [
-        ("sum(spectra_requests_total{outcome=\"usable\"})", f64::from(seen.answered)),
-        ("sum(spectra_requests_total{route=\"local\"})", local),
-        ("sum(spectra_requests_total{route=\"strong\"})", 20.0 - local),
-        ("sum(spectra_first_tries_total{route=\"local\",result=\"usable\"})", f64::from(seen.local_first)),
-        ("sum(spectra_escalations_total{from=\"small\",to=\"big\"})", f64::from(seen.escalated)),
-        ("sum(spectra_attempts_total)", f64::from(20 + seen.escalated)),
-        ("sum(spectra_attempts_total{model=\"big\",verdict=\"pass\"})", 20.0 - local + f64::from(seen.escalated)),
-        ("sum(spectra_flaws_total{flaw=\"empty\"})", 2.0),
-        ("sum(gen_ai_server_request_duration_seconds_count)", 20.0),
-        ("sum(gen_ai_client_operation_duration_seconds_count)", f64::from(20 + seen.escalated)),
-        ("sum(spectra_router_difficulty_count{route=\"local\"})", local),
-        ("sum(spectra_overhead_seconds_count{phase=\"plan\"})", 20.0),
-        ("spectra_in_flight_requests", 0.0),
-    ] {
-        let found = prometheus.ask(&client, query).await.unwrap();
-        assert!((found.first().map_or(f64::NAN, |(_, number)| *number) - wanted).abs() < 1e-9, "{query}: {found:?}, expected {wanted}");
-    }
-    panels(&prometheus, &client, &seen).await;
-}
-
-/// Every panel's query is answered for All and for each value; the big numbers are right.
-async fn panels(prometheus: &Prometheus, client: &reqwest::Client, seen: &Seen) {
-    let mut empty = Vec::new();
-    for entry in std::fs::read_dir(root().join("grafana/dashboards")).unwrap() {
-        let dashboard: Value = serde_json::from_slice(&std::fs::read(entry.unwrap().path()).unwrap()).unwrap();
-        for panel in dashboard["panels"].as_array().unwrap().iter().filter(|panel| panel["type"] != "row") {
-            for target in panel["targets"].as_array().unwrap() {
-                for (route, model) in [(".*", ".*"), ("local", "small"), ("strong", "big")] {
-                    let query = target["expr"].as_str().unwrap().replace("$__rate_interval", "30s").replace("$__range", "1m");
-                    let query = query.replace("$route", route).replace("$model", model);
-                    let found = prometheus.ask(client, &query).await.unwrap();
-                    if found.is_empty() && route == ".*" {
-                        empty.push(panel["title"].as_str().unwrap().to_owned());
-                    }
-                    if panel["title"] == "Usable at the first try" {
-                        let local = found.iter().find(|(labels, _)| labels["route"] == "local");
-                        let wanted = f64::from(seen.local_first) / f64::from(seen.local);
-                        assert!(local.is_none_or(|(_, share)| (share - wanted).abs() < 1e-6), "{local:?}, expected {wanted}");
-                    }
-                }
-            }
-        }
-    }
-    // No local engine here, no feedback, and nothing went wrong at the door.
-    let engine = [
-        "Worker",
-        "Slots in use",
-        "Waiting",
-        "Restarts",
-        "Slots and queue",
-        "KV cache in use",
-        "Tokens per second",
-        "Time to first chunk of local models",
-    ];
-    empty.retain(|title| !engine.contains(&title.as_str()));
-    assert!(empty.is_empty(), "panels without data: {empty:?}");
+    browse(&spectra, expected.clone()).await;
+    // Another config: what was kept is not shown any more.
+    assert_eq!(spectra.reload(FAULTS).await.unwrap().status, 200);
+    let live = spectra.admin("/dashboard/live").await.unwrap();
+    assert!(live.text().contains("\"keeps_text\":false") && !live.text().contains("Give me JSON"));
 }

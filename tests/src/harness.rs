@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use parking_lot::Mutex;
 use spectra_backends::{Backend, Continuation, Facts, Fleet, Member, Price};
 use spectra_config::Config;
-use spectra_gateway::{Gateway, Listeners, Server};
+use spectra_gateway::{Gateway, Listeners, Live, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -21,7 +22,9 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Spectra {
     pub main: SocketAddr,
     pub admin: SocketAddr,
-    pub gateway: Arc<Gateway>,
+    pub live: Arc<Live>,
+    /// What a reload reads.
+    file: Arc<Mutex<String>>,
     stop: Option<oneshot::Sender<()>>,
     server: JoinHandle<bool>,
 }
@@ -68,12 +71,17 @@ impl Spectra {
 
     async fn run(gateway: Gateway) -> anyhow::Result<Self> {
         drop(rustls::crypto::ring::default_provider().install_default());
-        let gateway = Arc::new(gateway);
         let listeners = Listeners::bind(&gateway).await?;
+        let file = Arc::new(Mutex::new(gateway.config.source.clone()));
+        let read = {
+            let file = file.clone();
+            move || Ok(on_free_ports(Config::parse(&file.lock(), "test.toml", &|_| None)?))
+        };
+        let live = Arc::new(Live::new(Arc::new(gateway), Box::new(read)));
         let (main, admin) = (listeners.main.local_addr()?, listeners.admin.local_addr()?);
         let (stop, stopped) = oneshot::channel();
-        let running = Server::new(gateway.clone(), listeners).run(async move { drop(stopped.await) });
-        Ok(Self { main, admin, gateway, stop: Some(stop), server: tokio::spawn(running) })
+        let running = Server::new(live.clone(), listeners).run(async move { drop(stopped.await) });
+        Ok(Self { main, admin, live, file, stop: Some(stop), server: tokio::spawn(running) })
     }
 
     /// Base URL for OpenAI clients.
@@ -113,6 +121,15 @@ impl Spectra {
     /// Of the connection.
     pub async fn post_with(&self, path: &str, headers: &str, body: &str) -> anyhow::Result<Answered> {
         exchange(self.main, &post(path, headers, body)).await
+    }
+
+    /// Puts this text in the place of the config and has the gateway reload it.
+    ///
+    /// # Errors
+    /// Of the connection.
+    pub async fn reload(&self, config: &str) -> anyhow::Result<Answered> {
+        config.clone_into(&mut self.file.lock());
+        exchange(self.admin, &post("/-/reload", "", "")).await
     }
 
     /// GETs from the main listener.

@@ -22,7 +22,7 @@ use super::client;
 use crate::{Ask, Backend, BackendError};
 
 /// How a worker is kept.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Supervision {
     /// The `spectra` binary; `None`: the running one.
     pub program: Option<PathBuf>,

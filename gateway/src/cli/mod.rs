@@ -35,5 +35,7 @@ pub fn runtime(threads: Option<usize>) -> std::io::Result<Runtime> {
 /// The config that was named, or the built-in one. The error is ready for a terminal.
 fn load(file: Option<&Path>) -> anyhow::Result<Config> {
     let config = file.map_or_else(Config::reference, Config::load);
-    config.map_err(|error| anyhow::anyhow!("{}", error.to_string().trim_start_matches("error: ")))
+    let config = config.map_err(|error| anyhow::anyhow!("{}", error.to_string().trim_start_matches("error: ")))?;
+    crate::logs::filter(&config.tracing)?;
+    Ok(config)
 }

@@ -1,16 +1,18 @@
 //! `spectra serve`: the gateway, until it is told to stop.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use spectra_config::{Backend, BackendKind, Config};
-use tracing_subscriber::EnvFilter;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::load;
-use crate::{Gateway, Listeners, Server};
+use crate::live::Read;
+use crate::logs::{self, Level};
+use crate::{Gateway, Listeners, Live, Server};
 
 /// `spectra serve …`
 #[derive(Debug, clap::Args)]
@@ -26,28 +28,38 @@ pub struct ServeArgs {
     admin: Option<SocketAddr>,
 }
 
-/// Serves until SIGINT or SIGTERM, then drains; a second signal ends at once. The exit code is 1 where running requests
+/// Serves until SIGINT or SIGTERM, then drains; a second signal ends at once. SIGHUP reads the config again. The exit code is 1 where running requests
 /// had to be broken off.
 ///
 /// # Errors
 /// A config that cannot be used, a port that is taken, a model that is not there: as one readable text.
 pub fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
-    let mut config = load(args.config.as_deref())?;
-    config.server.listen = args.listen.unwrap_or(config.server.listen);
-    config.admin.listen = args.admin.unwrap_or(config.admin.listen);
-    log(&config.tracing);
-    super::runtime(config.server.threads)?.block_on(serve(config, args.config.as_deref().and_then(Path::parent)))
+    let (file, listen, admin) = (args.config.clone(), args.listen, args.admin);
+    let beside = file.as_deref().and_then(Path::parent).map(Path::to_owned);
+    let read = move || -> anyhow::Result<Config> {
+        let mut config = load(file.as_deref())?;
+        config.server.listen = listen.unwrap_or(config.server.listen);
+        config.admin.listen = admin.unwrap_or(config.admin.listen);
+        Ok(config)
+    };
+    let config = read()?;
+    let level = logs::start(&config.tracing)?;
+    super::runtime(config.server.threads)?.block_on(serve(config, Box::new(read), beside, level))
 }
 
-async fn serve(config: Config, beside: Option<&Path>) -> anyhow::Result<ExitCode> {
+async fn serve(config: Config, read: Read, beside: Option<PathBuf>, level: Level) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout();
     for notice in &config.notices {
         writeln!(out, "note: {notice}")?;
     }
-    let gateway = Arc::new(Gateway::build(config, beside)?);
+    let gateway = Arc::new(Gateway::build(config, beside.as_deref())?);
     let listeners = Listeners::bind(&gateway).await?;
+    // Before the line that says where it listens: from then on a signal may come.
+    let hangups = signal(SignalKind::hangup())?;
     announce(&gateway, &listeners, &mut out)?;
-    let finished = Server::new(gateway, listeners).run(stop_signal()).await;
+    let live = Arc::new(Live::new(gateway, read).beside(beside).logging(level));
+    tokio::spawn(reload_at(hangups, live.clone()));
+    let finished = Server::new(live, listeners).run(stop_signal()).await;
     Ok(if finished { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -78,18 +90,18 @@ fn describe(backend: &Backend) -> String {
     }
 }
 
-/// Log lines go to standard error; standard output has the start-up lines only.
-fn log(tracing: &spectra_config::Tracing) {
-    let filter = EnvFilter::try_new(&tracing.level).unwrap_or_else(|_| EnvFilter::new("info"));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
-    // A subscriber that is there already (a test's) stays.
-    let set = if tracing.json { lines.json().flatten_event(true).try_init() } else { lines.try_init() };
-    drop(set);
+/// Reads the config again at each SIGHUP.
+async fn reload_at(mut hangups: Signal, live: Arc<Live>) {
+    while hangups.recv().await.is_some() {
+        let live = live.clone();
+        // It says in the log what came of it.
+        drop(tokio::task::spawn_blocking(move || live.reload()).await);
+    }
 }
 
 /// Ready at the first SIGINT or SIGTERM; the second one ends the process.
 async fn stop_signal() {
-    let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) else {
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
         drop(tokio::signal::ctrl_c().await);
         return;
     };

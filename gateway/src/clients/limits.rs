@@ -1,5 +1,6 @@
 //! How much a caller may: a rate per minute, a budget per day.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
@@ -28,6 +29,10 @@ pub(crate) struct Level {
 impl Rate {
     pub fn new(per_minute: u64) -> Self {
         Self { per_minute: per_minute.max(1), full_at: Mutex::new(Instant::now()) }
+    }
+
+    pub fn per_minute(&self) -> u64 {
+        self.per_minute
     }
 
     /// Takes `cost` out, or says how long to wait for it. More than a whole minute's allowance takes the whole bucket.
@@ -71,17 +76,22 @@ impl Rate {
 }
 
 /// USD per day (UTC). What was spent is known when an answer has ended, so the last request of a day may overdraw it.
-/// Starts at nothing when the gateway starts.
 #[derive(Debug)]
 pub(crate) struct Budget {
     usd_per_day: f64,
     /// Day since 1970, and what was spent in it.
-    spent: Mutex<(u64, f64)>,
+    spent: Arc<Mutex<(u64, f64)>>,
 }
 
 impl Budget {
-    pub fn new(usd_per_day: f64) -> Self {
-        Self { usd_per_day, spent: Mutex::new((0, 0.0)) }
+    /// A budget of which so much is spent on the day of `now`.
+    pub fn new(usd_per_day: f64, spent: f64, now: SystemTime) -> Self {
+        Self { usd_per_day, spent: Arc::new(Mutex::new((seconds(now) / DAY_SECONDS, spent))) }
+    }
+
+    /// The same spending under another budget.
+    pub fn of(&self, usd_per_day: f64) -> Self {
+        Self { usd_per_day, spent: self.spent.clone() }
     }
 
     /// Time until tomorrow where today's budget is used up.
@@ -102,6 +112,11 @@ impl Budget {
         }
         spent.1 += usd;
     }
+}
+
+/// The begin of the day (UTC).
+pub(crate) fn midnight(now: SystemTime) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds(now) / DAY_SECONDS * DAY_SECONDS)
 }
 
 fn seconds(now: SystemTime) -> u64 {
@@ -158,7 +173,7 @@ mod tests {
     #[test]
     fn a_budget_lasts_a_day() {
         let noon = SystemTime::UNIX_EPOCH + Duration::from_secs(20_000 * DAY_SECONDS + DAY_SECONDS / 2);
-        let budget = Budget::new(1.0);
+        let budget = Budget::new(1.0, 0.0, noon);
         budget.spend(0.6, noon);
         assert_eq!(budget.check(noon), Ok(()));
         budget.spend(0.6, noon);

@@ -13,6 +13,7 @@ use spectra_config::Config;
 use tokio::time::Instant;
 
 use crate::Refusal;
+use crate::ledger::Ledger;
 use flight::Flights;
 use limits::{Budget, Rate, spelt};
 
@@ -27,8 +28,8 @@ pub(crate) struct Clients {
 #[derive(Debug)]
 pub(crate) struct Caller {
     pub name: Arc<str>,
-    requests: Option<Rate>,
-    tokens: Option<Rate>,
+    requests: Option<Arc<Rate>>,
+    tokens: Option<Arc<Rate>>,
     budget: Option<Budget>,
 }
 
@@ -40,9 +41,23 @@ pub(crate) struct Charge {
 }
 
 impl Clients {
-    pub fn new(config: &Config) -> Self {
-        let callers = config.keys.iter().filter_map(|(name, key)| Some((digest_of(key)?, Arc::new(Caller::new(name, key))))).collect();
-        Self { callers, flights: Arc::default() }
+    /// The callers of a config. What they used is taken over from those `before` it; what was spent today before the
+    /// gateway started stands in the ledger.
+    pub fn new(config: &Config, before: Option<&Self>, ledger: Option<&Ledger>) -> Self {
+        let now = SystemTime::now();
+        let has_budget = config.keys.values().any(|key| key.usd_per_day.is_some());
+        let spent = ledger.filter(|_| has_budget).map(|ledger| ledger.spent(limits::midnight(now))).transpose();
+        let spent = spent.unwrap_or_else(|error| {
+            tracing::warn!("what was spent today cannot be read: {error:#}; budgets begin anew");
+            None
+        });
+        let caller = |name: &str, key: &spectra_config::Key| {
+            let earlier = before.and_then(|before| before.callers.values().find(|caller| &*caller.name == name));
+            let spent = spent.as_ref().and_then(|spent| spent.get(name)).copied().unwrap_or_default();
+            Arc::new(Caller::new(name, key, earlier.map(|caller| &**caller), (spent, now)))
+        };
+        let callers = config.keys.iter().filter_map(|(name, key)| Some((digest_of(key)?, caller(name, key)))).collect();
+        Self { callers, flights: before.map_or_else(Arc::default, |before| before.flights.clone()) }
     }
 
     /// The caller a request belongs to; `None` where no keys are configured.
@@ -65,12 +80,23 @@ impl Clients {
 }
 
 impl Caller {
-    fn new(name: &str, key: &spectra_config::Key) -> Self {
+    /// `earlier`: the same caller under the config before. `spent`: USD of the day that the ledger knows of.
+    fn new(name: &str, key: &spectra_config::Key, earlier: Option<&Self>, spent: (f64, SystemTime)) -> Self {
+        // A rate that stays the same goes on as it is; another one begins with its whole allowance.
+        let rate = |limit: Option<u64>, before: Option<&Arc<Rate>>| {
+            let limit = limit?;
+            let same = before.filter(|before| before.per_minute() == limit);
+            Some(same.cloned().unwrap_or_else(|| Arc::new(Rate::new(limit))))
+        };
+        let budget = |usd_per_day| match earlier.and_then(|caller| caller.budget.as_ref()) {
+            Some(before) => before.of(usd_per_day),
+            None => Budget::new(usd_per_day, spent.0, spent.1),
+        };
         Self {
             name: name.into(),
-            requests: key.requests_per_minute.map(|limit| Rate::new(u64::from(limit))),
-            tokens: key.tokens_per_minute.map(Rate::new),
-            budget: key.usd_per_day.map(Budget::new),
+            requests: rate(key.requests_per_minute.map(u64::from), earlier.and_then(|caller| caller.requests.as_ref())),
+            tokens: rate(key.tokens_per_minute, earlier.and_then(|caller| caller.tokens.as_ref())),
+            budget: key.usd_per_day.map(budget),
         }
     }
 

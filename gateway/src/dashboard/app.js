@@ -61,7 +61,7 @@ function render(fresh) {
   notices();
   draw(model, view.seconds);
   const ledger = model.ledger ? `ledger ${count(model.ledger.rows)} rows written, ${bytes(model.ledger.bytes)}${model.ledger.dropped ? `, ${count(model.ledger.dropped)} dropped` : ""}` : "no ledger";
-  setText($("footer"), `spectra ${model.version} · ${ledger} · ${model.keeps_text ? "prompts and answers are kept" : "prompts and answers are not kept"}`);
+  setText($("footer"), `spectra ${model.version} · config ${model.config_hash} · ${ledger} · ${model.keeps_text ? "prompts and answers are kept" : "prompts and answers are not kept"}`);
 }
 
 function state(kind, text) {
@@ -82,8 +82,8 @@ function routes(byRoute) {
     big.dataset.level = last === null ? "none" : last >= 0.97 ? "good" : last >= 0.9 ? "fair" : "poor";
     setText(card.querySelector(".first"), percent(first));
     const uplift = last === null || first === null ? null : (last - first) * 100;
-    setText(card.querySelector(".uplift"), uplift === null || route === "none" ? "" : `${uplift < 0 ? "−" : "+"}${Math.abs(uplift).toFixed(1)} points by repair and escalation`);
-    setText(card.querySelector(".many"), route === "none" ? "asked a model directly, or refused" : `${count(sum.requests)} requests`);
+    setText(card.querySelector(".uplift"), uplift === null || route === "none" || Math.abs(uplift) < 0.05 ? "" : `${uplift < 0 ? "−" : "+"}${Math.abs(uplift).toFixed(1)} points by repair and escalation`);
+    setText(card.querySelector(".many"), route === "none" ? "asked a model directly, or refused" : `${count(sum.requests)} request${sum.requests === 1 ? "" : "s"}`);
     card.querySelector(".share .a").style.width = `${100 * Math.min(first ?? 0, last ?? 0)}%`;
     card.querySelector(".share .b").style.width = `${100 * Math.max(0, (last ?? 0) - (first ?? 0))}%`;
     card.querySelector(".share").hidden = last === null;
@@ -140,7 +140,7 @@ function models() {
     const pill = card.querySelector(".pill");
     const down = one.engine && !one.engine.up;
     pill.dataset.level = down || one.breaker === "open" ? "poor" : one.breaker === "probing" ? "fair" : "good";
-    setText(pill, down ? "not loaded" : one.breaker === "closed" ? "well" : `breaker ${one.breaker}`);
+    setText(pill, down ? "not loaded" : one.breaker === "closed" ? "healthy" : `breaker ${one.breaker}`);
     setText(card.querySelector(".where"), one.local ? "on this machine" : "hosted");
     const engine = one.engine;
     const levels = engine ? [["slots", `${engine.busy} of ${engine.slots}`, engine.busy / Math.max(1, engine.slots)], ["KV cache", percent(engine.kv_used), engine.kv_used], ["waiting", count(engine.queue)], ["restarts", count(engine.restarts)]] : [];
@@ -239,9 +239,8 @@ function score(one) {
 function attempts(one) {
   const part = make("section", "attempts");
   part.append(make("h4", "", one.attempts.length === 0 ? "No model was asked" : "Attempts"));
-  const whole = Math.max(0.001, one.attempts.reduce((sum, attempt) => sum + attempt.ms, 0));
+  const whole = Math.max(0.001, one.ms.total, ...one.attempts.map((attempt) => attempt.started_ms + attempt.ms));
   const list = make("ol");
-  let before = 0;
   for (const attempt of one.attempts) {
     const item = make("li");
     const verdict = make("span", "pill", attempt.verdict.replaceAll("_", " "));
@@ -250,7 +249,7 @@ function attempts(one) {
     head.append(make("b", "", attempt.model), ` ${attempt.why.replaceAll("_", " ")} `, verdict);
     const line = make("span", "line");
     line.append(make("i"));
-    line.firstChild.style.marginLeft = `${(100 * before) / whole}%`;
+    line.firstChild.style.marginLeft = `${(100 * attempt.started_ms) / whole}%`;
     line.firstChild.style.width = `${Math.max(0.8, (100 * attempt.ms) / whole)}%`;
     line.dataset.level = verdict.dataset.level;
     const said = [milliseconds(attempt.ms), attempt.first_chunk_ms === null ? null : `first chunk after ${milliseconds(attempt.first_chunk_ms)}`,
@@ -258,7 +257,6 @@ function attempts(one) {
       attempt.repairs.length > 0 ? `repaired: ${attempt.repairs.join(", ").replaceAll("_", " ")}` : null];
     item.append(head, line, make("p", "sub", said.filter(Boolean).join(" · ")));
     list.append(item);
-    before += attempt.ms;
   }
   if (one.attempts.length > 0) part.append(list);
   return part;

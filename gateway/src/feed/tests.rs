@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::*;
-use crate::record::KeptText;
-use crate::sample::{attempt, config, record};
+use crate::kept::KeptText;
+use crate::sample::{attempt, record};
 
 fn told(feed: &Feed, since: Since) -> Value {
     feed.live(since, &Levels::default())
@@ -19,7 +19,7 @@ fn escalated(request_id: &str) -> Arc<RecordData> {
 
 #[test]
 fn a_decision_can_be_opened_and_is_counted() {
-    let feed = Feed::new(&config());
+    let feed = Feed::default();
     feed.push(escalated("req-1"), Trail::default());
     let told = told(&feed, Since::default());
     let decision = &told["decisions"][0];
@@ -36,19 +36,16 @@ fn a_decision_can_be_opened_and_is_counted() {
 
 #[test]
 fn text_is_told_only_where_the_operator_keeps_it() {
-    let feed = Feed::new(&config());
+    let feed = Feed::default();
     feed.push(escalated("req-1"), Trail::default());
     assert!(!told(&feed, Since::default()).to_string().contains("secret"));
-    let mut keeps = config();
-    keeps.accounting.keep_text = true;
-    let feed = Feed::new(&keeps);
-    feed.push(escalated("req-1"), Trail::default());
-    assert_eq!(told(&feed, Since::default())["decisions"][0]["prompt"], "secret");
+    let allowed = Levels { keeps_text: true, ..Levels::default() };
+    assert_eq!(feed.live(Since::default(), &allowed)["decisions"][0]["prompt"], "secret");
 }
 
 #[test]
 fn only_what_is_new_is_told_and_memory_is_bounded() {
-    let feed = Feed::new(&config());
+    let feed = Feed::default();
     for number in 0..DECISIONS + 10 {
         feed.push(escalated(&format!("req-{number}")), Trail::default());
     }
@@ -62,7 +59,7 @@ fn only_what_is_new_is_told_and_memory_is_bounded() {
 
 #[test]
 fn feedback_finds_its_request() {
-    let feed = Feed::new(&config());
+    let feed = Feed::default();
     feed.push(escalated("req-1"), Trail::default());
     let (_, route) = feed.feedback("req-1", false).unwrap();
     assert_eq!(route.as_deref(), Some("local"));

@@ -24,6 +24,11 @@ pub struct Levels {
     pub models: Vec<ModelLevel>,
     pub ledger: Option<LedgerSample>,
     pub notices: Vec<String>,
+    /// `accounting.keep_text`: text that was kept is shown.
+    pub keeps_text: bool,
+    /// `accounting.local_usd_per_hour`.
+    pub usd_per_hour: f64,
+    pub config_hash: String,
 }
 
 #[derive(Clone, Debug)]
@@ -52,8 +57,12 @@ impl Feed {
     #[must_use]
     pub fn live(&self, since: Since, levels: &Levels) -> Value {
         let inner = self.inner.lock();
-        let decisions: Vec<Value> =
-            inner.decisions.iter().filter(|decided| decided.number >= since.decision).map(|decided| self.decision(decided)).collect();
+        let decisions: Vec<Value> = inner
+            .decisions
+            .iter()
+            .filter(|decided| decided.number >= since.decision)
+            .map(|decided| decision(decided, levels.keeps_text))
+            .collect();
         let intervals: Vec<Value> = inner.intervals.iter().filter(|one| one.start >= since.interval).map(interval).collect();
         json!({
             "now": seconds(SystemTime::now()),
@@ -63,8 +72,9 @@ impl Feed {
             "bins": { "first_ms": FIRST_BIN_MS, "per_doubling": BINS_PER_DOUBLING },
             "ended": tally::ENDED,
             "first": tally::FIRST,
-            "usd_per_hour": self.usd_per_hour,
-            "keeps_text": self.keeps_text,
+            "config_hash": levels.config_hash,
+            "usd_per_hour": levels.usd_per_hour,
+            "keeps_text": levels.keeps_text,
             "remembers": DECISIONS,
             "next": inner.next,
             "intervals": intervals,
@@ -75,39 +85,39 @@ impl Feed {
             "notices": levels.notices,
         })
     }
+}
 
-    fn decision(&self, decided: &Decided) -> Value {
-        let record = &*decided.record;
-        let mut told = json!({
-            "number": decided.number,
-            "feedback": decided.feedback,
-            "at": record.arrived.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
-            "id": &*record.request_id,
-            "entrance": record.entrance.as_str(),
-            "asked": &*record.asked_model,
-            "streamed": record.streamed,
-            "route": record.route.as_deref(),
-            "model": record.model.as_deref(),
-            "ended": tally::ENDED[tally::ended(record)],
-            "status": record.status,
-            "code": record.error_code,
-            "verified": record.verified.as_str(),
-            "score": record.score,
-            "predicted": record.decision.predicted,
-            "reason": record.reason,
-            "reasons": record.decision.reasons.iter().map(|(name, weight)| json!([&**name, weight])).collect::<Vec<_>>(),
-            "attempts": record.attempts.iter().map(attempt).collect::<Vec<_>>(),
-            "usage": record.usage.map(|usage| [usage.prompt_tokens, usage.completion_tokens]),
-            "cost_usd": record.cost_usd,
-            "compared_usd": record.compared_usd,
-            "ms": times(record),
-        });
-        if let (true, Some(kept), Value::Object(told)) = (self.keeps_text, &record.kept, &mut told) {
-            told.insert("prompt".into(), kept.prompt.as_str().into());
-            told.insert("answer".into(), kept.answer.as_str().into());
-        }
-        told
+fn decision(decided: &Decided, with_text: bool) -> Value {
+    let record = &*decided.record;
+    let mut told = json!({
+        "number": decided.number,
+        "feedback": decided.feedback,
+        "at": record.arrived.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
+        "id": &*record.request_id,
+        "entrance": record.entrance.as_str(),
+        "asked": &*record.asked_model,
+        "streamed": record.streamed,
+        "route": record.route.as_deref(),
+        "model": record.model.as_deref(),
+        "ended": tally::ENDED[tally::ended(record)],
+        "status": record.status,
+        "code": record.error_code,
+        "verified": record.verified.as_str(),
+        "score": record.score,
+        "predicted": record.decision.predicted,
+        "reason": record.reason,
+        "reasons": record.decision.reasons.iter().map(|(name, weight)| json!([&**name, weight])).collect::<Vec<_>>(),
+        "attempts": record.attempts.iter().map(attempt).collect::<Vec<_>>(),
+        "usage": record.usage.map(|usage| [usage.prompt_tokens, usage.completion_tokens]),
+        "cost_usd": record.cost_usd,
+        "compared_usd": record.compared_usd,
+        "ms": times(record),
+    });
+    if let (true, Some(kept), Value::Object(told)) = (with_text, &record.kept, &mut told) {
+        told.insert("prompt".into(), kept.prompt.as_str().into());
+        told.insert("answer".into(), kept.answer.as_str().into());
     }
+    told
 }
 
 fn times(record: &RecordData) -> Value {
@@ -131,6 +141,7 @@ fn attempt(attempt: &AttemptData) -> Value {
         "repairs": attempt.repairs,
         "usage": attempt.usage.map(|usage| [usage.prompt_tokens, usage.completion_tokens]),
         "cost_usd": attempt.cost_usd,
+        "started_ms": ms(attempt.started),
         "first_chunk_ms": attempt.first_chunk.map(ms),
         "ms": ms(attempt.total),
     })

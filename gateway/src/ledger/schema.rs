@@ -3,7 +3,8 @@
 use rusqlite::{Connection, TransactionBehavior};
 
 /// One step per version; a step is never changed once released, only followed by another.
-const STEPS: &[&str] = &["
+pub(super) const STEPS: &[&str] = &[
+    "
     CREATE TABLE requests (
         id INTEGER PRIMARY KEY,
         request_id TEXT NOT NULL,
@@ -63,10 +64,15 @@ const STEPS: &[&str] = &["
         saved_ms INTEGER NOT NULL,
         text TEXT NOT NULL
     ) WITHOUT ROWID;
-"];
+    ",
+    "
+    ALTER TABLE requests ADD COLUMN trace TEXT;
+    ALTER TABLE attempts ADD COLUMN started_us INTEGER NOT NULL DEFAULT 0;
+    ",
+];
 
 /// Marks the file as ours (`PRAGMA application_id`): the letters `spec`.
-const APPLICATION_ID: i64 = 0x7370_6563;
+pub(super) const APPLICATION_ID: i64 = 0x7370_6563;
 
 /// Settings of the writing connection, and the newest schema.
 pub(super) fn prepare(connection: &mut Connection) -> anyhow::Result<()> {

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::*;
-use crate::record::KeptText;
+use crate::kept::KeptText;
 use crate::sample::{attempt, record};
 
 const KEEP: Keep = Keep { days: 30, bytes: 512 << 20 };
@@ -113,6 +113,43 @@ fn a_full_queue_drops_rows_and_says_so() {
     ledger.flush();
     let sample = ledger.sample();
     assert_eq!(sample.rows + sample.dropped, sent);
+}
+
+#[test]
+fn an_older_file_becomes_a_newer_one_with_its_rows() {
+    let (_folder, path) = file();
+    let old = Connection::open(&path).unwrap();
+    old.execute_batch(schema::STEPS[0]).unwrap();
+    let row = "INSERT INTO requests VALUES (1, 'old', 1, NULL, 'chat', 'auto', 0, 'delivered', 200, NULL, 'local', 'small', NULL, NULL, \
+               '', '{}', 'ok', 1, 2, 0.5, 0.5, 1, 1, 1, 1, 1, NULL, NULL); INSERT INTO attempts VALUES (1, 0, 'small', 0, 'first', 'pass', \
+               NULL, '', 1, 2, 0.5, 1, 1)";
+    old.execute_batch(row).unwrap();
+    old.pragma_update(None, "user_version", 1).unwrap();
+    old.pragma_update(None, "application_id", schema::APPLICATION_ID).unwrap();
+    drop(old);
+    let ledger = Ledger::start(&path, Keep { days: u32::MAX, ..KEEP }).unwrap();
+    ledger.keep(Arc::new(named("new")));
+    ledger.flush();
+    let rows = exported(&path);
+    let told: Vec<_> = rows.iter().map(|row| (&row["request_id"], &row["attempts"][0]["started_us"], &row["trace"])).collect();
+    let null = serde_json::Value::Null;
+    assert_eq!(told, [(&"old".into(), &0.into(), &null), (&"new".into(), &1000.into(), &null)]);
+}
+
+#[test]
+fn what_was_spent_by_each_key_can_be_asked() {
+    let (_folder, path) = file();
+    let ledger = Ledger::start(&path, KEEP).unwrap();
+    for (key, age_s) in [(Some("alice"), 0), (Some("alice"), 10), (Some("alice"), 7200), (Some("bob"), 0), (None, 0)] {
+        let mut one = named("req");
+        one.key = key.map(Arc::from);
+        one.arrived -= Duration::from_secs(age_s);
+        one.cost_usd = 0.25;
+        ledger.keep(Arc::new(one));
+    }
+    ledger.flush();
+    let spent = ledger.spent(SystemTime::now() - Duration::from_secs(3600)).unwrap();
+    assert_eq!(spent, HashMap::from([("alice".into(), 0.5), ("bob".into(), 0.25)]));
 }
 
 #[test]

@@ -46,7 +46,12 @@ impl Writer {
                     Entry::Flush(done) => waiting.push(done),
                     Entry::State { name, source } => {
                         self.counts.queue.fetch_sub(1, Ordering::Relaxed);
+                        self.states.retain(|(other, _)| *other != name);
                         self.states.push((name, source));
+                    }
+                    Entry::Keep(keep) => {
+                        self.counts.queue.fetch_sub(1, Ordering::Relaxed);
+                        self.keep = keep;
                     }
                     row => rows.push(row),
                 }
@@ -84,7 +89,7 @@ impl Writer {
             match entry {
                 Entry::Request(record) => request(&transaction, record)?,
                 Entry::Feedback(said) => feedback(&transaction, said)?,
-                Entry::State { .. } | Entry::Flush(_) => {}
+                Entry::State { .. } | Entry::Keep(_) | Entry::Flush(_) => {}
             }
         }
         transaction.commit()
@@ -171,8 +176,8 @@ fn request(transaction: &Transaction<'_>, record: &RecordData) -> rusqlite::Resu
         .prepare_cached(
             "INSERT INTO requests (request_id, arrived_ms, key, entrance, asked_model, streamed, outcome, status, error_code, route, model, \
              score, predicted, reason, reasons, verified, prompt_tokens, completion_tokens, cost_usd, compared_usd, parse_us, plan_us, \
-             verify_us, first_byte_us, total_us, prompt, answer) \
-             VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+             verify_us, first_byte_us, total_us, prompt, answer, trace) \
+             VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
         )?
         .execute(params![
             &*record.request_id,
@@ -202,6 +207,7 @@ fn request(transaction: &Transaction<'_>, record: &RecordData) -> rusqlite::Resu
             us(timings.total),
             kept.map(|kept| &kept.prompt),
             kept.map(|kept| &kept.answer),
+            record.trace.as_ref().map(|context| &context.trace),
         ])?;
     let id = transaction.last_insert_rowid();
     for (number, one) in (0_i64..).zip(&record.attempts) {
@@ -214,7 +220,7 @@ fn attempt(transaction: &Transaction<'_>, request: i64, number: i64, attempt: &A
     transaction
         .prepare_cached(
             "INSERT INTO attempts (request, number, model, rung, why, verdict, flaw, repairs, prompt_tokens, completion_tokens, cost_usd, \
-             first_chunk_us, total_us) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
+             first_chunk_us, total_us, started_us) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
         )?
         .execute(params![
             request,
@@ -230,6 +236,7 @@ fn attempt(transaction: &Transaction<'_>, request: i64, number: i64, attempt: &A
             attempt.cost_usd,
             attempt.first_chunk.map(us),
             us(attempt.total),
+            us(attempt.started),
         ])?;
     Ok(())
 }
@@ -248,7 +255,7 @@ fn reasons(record: &RecordData) -> String {
     serde_json::Value::Object(reasons).to_string()
 }
 
-fn ms(time: SystemTime) -> i64 {
+pub(super) fn ms(time: SystemTime) -> i64 {
     i64::try_from(time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(i64::MAX)
 }
 

@@ -1,6 +1,6 @@
 //! Levels rather than counts: set by whoever knows them, mostly just before a scrape.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::Metrics;
 
@@ -13,7 +13,7 @@ pub enum BreakerState {
     Open,
 }
 
-/// What a local worker says of itself. Counters count since the gateway started, across restarts of the worker.
+/// What a local worker says of itself. Counters count since its supervisor started, across restarts.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct EngineSample {
     pub up: bool,
@@ -51,11 +51,11 @@ impl BreakerState {
 impl Metrics {
     /// Requests being answered now.
     pub fn set_in_flight(&self, requests: usize) {
-        self.families.requests.in_flight.with_label_values::<&str>(&[]).set(level(requests as u64));
+        self.all.families.requests.in_flight.with_label_values::<&str>(&[]).set(level(requests as u64));
     }
 
     pub fn set_breaker(&self, model: &str, state: BreakerState) {
-        self.families.state.breaker.with_label_values(&[model]).set(match state {
+        self.all.families.state.breaker.with_label_values(&[model]).set(match state {
             BreakerState::Closed => 0,
             BreakerState::Probing => 1,
             BreakerState::Open => 2,
@@ -63,19 +63,32 @@ impl Metrics {
     }
 
     pub fn set_engine(&self, model: &str, sample: &EngineSample) {
-        let (engine, model) = (&self.families.engine, &[model]);
+        let (engine, model) = (&self.all.families.engine, &[model]);
         engine.up.with_label_values(model).set(i64::from(sample.up));
         engine.slots.with_label_values(model).set(level(sample.slots));
         engine.slots_busy.with_label_values(model).set(level(sample.slots_busy));
         engine.queue.with_label_values(model).set(level(sample.queue));
         engine.kv_used.with_label_values(model).set(sample.kv_used);
-        rise(&engine.prompt_tokens.with_label_values(model), sample.prompt_tokens);
-        rise(&engine.generated_tokens.with_label_values(model), sample.generated_tokens);
-        rise(&engine.restarts.with_label_values(model), sample.restarts);
+        let last = self.all.engines.lock().insert(model[0].to_owned(), *sample).unwrap_or_default();
+        // A reload that replaces the worker begins at nothing again.
+        let risen = |now: u64, last: u64| now.checked_sub(last).unwrap_or(now);
+        engine.prompt_tokens.with_label_values(model).inc_by(risen(sample.prompt_tokens, last.prompt_tokens));
+        engine.generated_tokens.with_label_values(model).inc_by(risen(sample.generated_tokens, last.generated_tokens));
+        engine.restarts.with_label_values(model).inc_by(risen(sample.restarts, last.restarts));
+    }
+
+    /// Takes the levels of a backend away that is no more: the last ones would stand for ever.
+    pub(super) fn forget(&self, model: &str) {
+        let (engine, model) = (&self.all.families.engine, &[model]);
+        for level in [&self.all.families.state.breaker, &engine.up, &engine.slots, &engine.slots_busy, &engine.queue] {
+            // An error: it never had one.
+            let _ = level.remove_label_values(model);
+        }
+        let _ = engine.kv_used.remove_label_values(model);
     }
 
     pub fn set_ledger(&self, sample: LedgerSample) {
-        let state = &self.families.state;
+        let state = &self.all.families.state;
         rise(&state.ledger_rows.with_label_values::<&str>(&[]), sample.rows);
         rise(&state.ledger_dropped.with_label_values::<&str>(&[]), sample.dropped);
         rise(&state.ledger_errors.with_label_values::<&str>(&[]), sample.errors);
@@ -85,8 +98,8 @@ impl Metrics {
 
     /// `hash`: the first hex digits of the config text's SHA-256. To be called at start and after each reload.
     pub fn config_applied(&self, hash: &str) {
-        let state = &self.families.state;
-        let mut last = self.config_hash.lock();
+        let state = &self.all.families.state;
+        let mut last = self.all.config_hash.lock();
         if !last.is_empty() && *last != hash {
             state.config.with_label_values(&[last.as_str()]).set(0);
         }
@@ -101,24 +114,28 @@ impl Metrics {
 
     /// A reload was refused; the last good config goes on.
     pub fn config_rejected(&self) {
-        self.families.state.reloads.with_label_values(&["rejected"]).inc();
-        self.families.state.reload_good.with_label_values::<&str>(&[]).set(0);
+        self.all.families.state.reloads.with_label_values(&["rejected"]).inc();
+        self.all.families.state.reload_good.with_label_values::<&str>(&[]).set(0);
     }
 
     /// What only the clock and the kernel know.
     pub(super) fn refresh_process(&self) {
-        let state = &self.families.state;
-        state.process_start.with_label_values::<&str>(&[]).set(since_1970(self.started));
+        let state = &self.all.families.state;
+        state.process_start.with_label_values::<&str>(&[]).set(since_1970(self.all.started));
         if let Some(bytes) = resident_bytes() {
             state.process_memory.with_label_values::<&str>(&[]).set(level(bytes));
         }
         if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
             state.process_files.with_label_values::<&str>(&[]).set(level(open.count() as u64));
         }
-        let hours = self.started.elapsed().unwrap_or_default().as_secs_f64() / 3600.0;
-        let machine = self.families.money.machine.with_label_values::<&str>(&[]);
-        // A reload may lower the rate; a counter must not fall.
-        machine.inc_by((hours * **self.usd_per_hour.load() - machine.get()).max(0.0));
+        self.count_machine();
+    }
+
+    /// Counts what the machine has cost since it was last counted.
+    pub(super) fn count_machine(&self) {
+        let mut machine = self.all.machine.lock();
+        let hours = std::mem::replace(&mut machine.counted, Instant::now()).elapsed().as_secs_f64() / 3600.0;
+        self.all.families.money.machine.with_label_values::<&str>(&[]).inc_by(hours * machine.usd_per_hour);
     }
 }
 

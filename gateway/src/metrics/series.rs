@@ -3,11 +3,15 @@
 use std::collections::HashMap;
 
 use prometheus::{Counter, Histogram, IntCounter};
+use spectra_backends::BackendError;
 use spectra_config::{BackendKind, Config};
-use spectra_router::score::FEATURES;
+use spectra_router::repair::Stage;
+use spectra_router::score::{self, FEATURES};
+use spectra_router::verify::Flaw;
+use spectra_router::{Verified, Why};
 
 use super::families::Families;
-use crate::record::{AttemptData, Outcome, RecordData, Verified};
+use crate::record::{AttemptData, Outcome, RecordData};
 use crate::tally::{ENDED, FIRST, VERDICT, ended, first_try, verdict};
 
 /// The label for a request that took no route.
@@ -17,24 +21,6 @@ const OTHER: &str = "other";
 
 const VERIFIED: [&str; 4] = ["ok", "repaired", "failed", "skipped"];
 const TENTHS: [&str; 10] = ["0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9", "1.0"];
-const WHY: [&str; 5] = ["first", "reask", "continue", "escalate", "hedge"];
-const FLAWS: [&str; 12] = [
-    "empty",
-    "refused",
-    "truncated",
-    "looping",
-    "not_json",
-    "off_schema",
-    "bad_tool_call",
-    "bad_code",
-    "placeholder",
-    "echo",
-    "unsure",
-    "custom",
-];
-const ERRORS: [&str; 7] = ["overloaded", "timeout", "rate_limited", "upstream_4xx", "upstream_5xx", "broken", "unavailable"];
-/// The commonest repair stages; the others appear when they first happen.
-const STAGES: [&str; 6] = ["fence", "prose", "stray_comma", "quotes", "missing_closers", "coerced_number"];
 /// Reasons of a route that was not chosen by score.
 const UNSCORED: [&str; 2] = ["pinned", "affinity"];
 const OPERATION: &str = "chat";
@@ -90,8 +76,8 @@ struct Model {
     input: Histogram,
     output: Histogram,
     usage_missing: IntCounter,
-    /// In the order of `WHY`.
-    asks: [IntCounter; WHY.len()],
+    /// In the order of `Why::ALL`.
+    asks: [IntCounter; Why::ALL.len()],
 }
 
 impl Series {
@@ -116,7 +102,7 @@ impl Series {
             families.requests.feedback.with_label_values(&[route.as_str(), "true"]);
             families.requests.feedback.with_label_values(&[route.as_str(), "false"]);
             for pair in steps.windows(2) {
-                for reason in FLAWS.into_iter().chain(ERRORS) {
+                for reason in Flaw::KINDS.into_iter().chain(BackendError::KINDS) {
                     families.attempts.escalations.with_label_values(&[pair[0].as_str(), pair[1].as_str(), reason]);
                 }
             }
@@ -132,6 +118,15 @@ impl Series {
             plan: phase("plan"),
             verify: phase("verify"),
         }
+    }
+
+    pub(super) fn provider(&self, model: &str) -> &'static str {
+        self.models.get(model).unwrap_or(&self.other).provider
+    }
+
+    /// Backends of the config.
+    pub(super) fn models(&self) -> impl Iterator<Item = &str> {
+        self.models.keys().map(String::as_str)
     }
 
     /// The label for a route's name; `none` for what the config does not know.
@@ -204,7 +199,7 @@ impl Series {
             families.attempts.total.with_label_values(&labels).inc();
             families.money.cost.with_label_values(&labels[..2]).inc_by(attempt.cost_usd.max(0.0));
         }
-        match WHY.iter().position(|why| *why == attempt.why) {
+        match Why::ALL.iter().position(|why| why.as_str() == attempt.why) {
             Some(why) => model.asks[why].inc(),
             None => families.attempts.asks.with_label_values(&[model.name.as_str(), attempt.why]).inc(),
         }
@@ -239,7 +234,8 @@ impl Route {
             rung,
             model,
         });
-        let reasons = FEATURES.iter().map(|feature| feature.name).chain(UNSCORED);
+        let chosen = score::Why::ALL.iter().map(|why| why.as_str());
+        let reasons = FEATURES.iter().map(|feature| feature.name).chain(chosen).chain(UNSCORED);
         // Requests without a route took no decision.
         let reasons = reasons.filter(|_| name != NONE);
         let decisions = reasons.map(|reason| (reason, families.routing.decisions.with_label_values(&[name, reason])));
@@ -267,10 +263,10 @@ impl Route {
 impl Model {
     fn seed(families: &Families, name: &str, provider: &'static str) -> Self {
         let attempts = &families.attempts;
-        for flaw in FLAWS {
+        for flaw in Flaw::KINDS {
             attempts.flaws.with_label_values(&[name, flaw]);
         }
-        for error in ERRORS {
+        for error in BackendError::KINDS {
             attempts.errors.with_label_values(&[name, error]);
         }
         families.state.breaker.with_label_values(&[name]);
@@ -282,7 +278,7 @@ impl Model {
             first_chunk: attempts.first_chunk_seconds.with_label_values(&[OPERATION, provider, name]),
             input: tokens("input"),
             output: tokens("output"),
-            asks: WHY.map(|why| attempts.asks.with_label_values(&[name, why])),
+            asks: Why::ALL.map(|why| attempts.asks.with_label_values(&[name, why.as_str()])),
             usage_missing: attempts.usage_missing.with_label_values(&[name]),
         }
     }
@@ -319,8 +315,8 @@ fn seed_rest(families: &Families) {
         families.state.reloads.with_label_values(&[result]);
     }
     for result in ["mended", "insufficient"] {
-        for stage in STAGES {
-            families.attempts.repairs.with_label_values(&[stage, result]);
+        for stage in Stage::ALL {
+            families.attempts.repairs.with_label_values(&[stage.as_str(), result]);
         }
     }
     families.state.build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);

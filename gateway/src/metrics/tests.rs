@@ -1,7 +1,9 @@
 //! Cases: what one finished request adds to the exposition.
 
+use spectra_router::Verified;
+
 use super::*;
-use crate::record::{Outcome, RecordData, Verified};
+use crate::record::{Outcome, RecordData};
 use crate::sample::{attempt, config, record};
 
 /// Observes the records and compares lines of the exposition.

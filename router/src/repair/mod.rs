@@ -55,6 +55,34 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// Every stage, for those who count them.
+    pub const ALL: [Self; 24] = [
+        Self::ByteOrderMark,
+        Self::Thinking,
+        Self::EndTokens,
+        Self::Fence,
+        Self::Prose,
+        Self::DoubleEncoding,
+        Self::Repetition,
+        Self::Quotes,
+        Self::StrayComma,
+        Self::MissingComma,
+        Self::Comments,
+        Self::UnquotedKeys,
+        Self::Literals,
+        Self::Escapes,
+        Self::ControlCharacters,
+        Self::OddBlanks,
+        Self::Numbers,
+        Self::MissingClosers,
+        Self::ExtraClosers,
+        Self::EmptyArguments,
+        Self::CoercedNumber,
+        Self::CoercedArray,
+        Self::CoercedEnum,
+        Self::CoercedKey,
+    ];
+
     /// Stable name for headers, metric labels and ledger rows.
     #[must_use]
     pub fn as_str(self) -> &'static str {

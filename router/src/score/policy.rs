@@ -85,6 +85,9 @@ pub enum Why {
 }
 
 impl Why {
+    pub const ALL: [Self; 7] =
+        [Self::OnlyRoute, Self::Score, Self::BestChance, Self::Queue, Self::Deadline, Self::Price, Self::Exploration];
+
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

@@ -83,6 +83,22 @@ pub enum Flaw {
 }
 
 impl Flaw {
+    /// Every `kind` but those of a backend's error.
+    pub const KINDS: [&str; 12] = [
+        "empty",
+        "refused",
+        "truncated",
+        "looping",
+        "not_json",
+        "off_schema",
+        "bad_tool_call",
+        "bad_code",
+        "placeholder",
+        "echo",
+        "unsure",
+        "custom",
+    ];
+
     /// Stable name for metric labels and ledger rows.
     #[must_use]
     pub fn kind(&self) -> &'static str {
