@@ -2,6 +2,8 @@
 //!
 //! Client text is not log text: what an upstream said about *our* credentials stays here.
 
+mod known;
+
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
@@ -13,6 +15,8 @@ use spectra_router::verify::Flaw;
 use spectra_router::{Ended, RouteError};
 
 use crate::record::Outcome;
+
+pub(crate) use known::known;
 
 pub const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");

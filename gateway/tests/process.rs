@@ -31,7 +31,7 @@ impl Drop for Process {
 
 fn config(folder: &Path, more: &str) -> String {
     format!(
-        "[accounting]\nledger = \"{}\"\n[backends.small]\nprice = {{ input = 1e6, output = 1e6 }}\n[backends.small.script]\n\
+        "[accounting]\nkeep_text = true\nledger = \"{}\"\n[backends.small]\nprice = {{ input = 1e6, output = 1e6 }}\n[backends.small.script]\n\
          answers = [{{ text = \"hello\" }}]\n[routes.local]\nladder = [\"small\"]\n[routes.strong]\nladder = [\"small\"]\n{more}\n",
         folder.join("ledger.sqlite").display()
     )
@@ -128,7 +128,7 @@ async fn b38_sighup_reads_the_config_again_and_the_log_level_with_it() {
     until("the last line", async || spectra.logged_requests().contains(&"told-again".to_owned()).then_some(())).await;
     assert_eq!(spectra.logged_requests(), ["told", "told-again"]);
     let rejected = spectra.logged().into_iter().find(|line| line["level"] == "ERROR").unwrap();
-    assert!(rejected["message"].as_str().unwrap().contains("gateway.toml:12:9"), "{rejected}");
+    assert!(rejected["message"].as_str().unwrap().contains("gateway.toml:13:9"), "{rejected}");
 }
 
 /// Request ids in the ledger, oldest first.
@@ -172,10 +172,41 @@ async fn a_killed_gateway_loses_at_most_its_last_batch_and_goes_on_with_budgets_
     let connection = rusqlite::Connection::open(folder.path().join("ledger.sqlite")).unwrap();
     let whole: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
     assert_eq!(whole, "ok");
-    let file = std::fs::read(folder.path().join("ledger.sqlite")).unwrap();
-    assert!(!file.windows(9).any(|bytes| bytes == b"sk-canary"), "a key in the ledger");
+    // The last one to close it moves what stands in the write-ahead log into the file.
+    drop(connection);
+    // Text is kept, keys are not: neither there, nor in the log.
+    let holds = |name: &str, what: &str| {
+        let bytes = std::fs::read(folder.path().join(name)).unwrap();
+        bytes.windows(what.len()).any(|bytes| bytes == what.as_bytes())
+    };
+    assert!(holds("ledger.sqlite", "user: Say hello.") && holds("log", "r0-0"));
+    assert!(!holds("ledger.sqlite", "sk-canary") && !holds("log", "sk-canary"), "a key was written down");
 
     // Each request cost some USD by the script's price: a budget below that is used up from the start.
     let spectra = Process::start(folder.path(), &budget("1.0"));
     assert_eq!(spectra.ask("over", "sk-canary-alice").await, 429);
+}
+
+#[tokio::test]
+async fn top_and_export_show_what_happened() {
+    let folder = tempfile::tempdir().unwrap();
+    let spectra = Process::start(folder.path(), "");
+    for number in 0..3 {
+        assert_eq!(spectra.ask(&format!("asked-{number}"), "").await, 200);
+    }
+    until("the rows", async || (written(folder.path()).len() == 3).then_some(())).await;
+    let run = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_spectra")).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let top = run(&["top", "--once", &spectra.admin]);
+    let route = top.lines().find(|line| line.starts_with("local ")).unwrap();
+    assert_eq!(route.split_whitespace().collect::<Vec<_>>()[..4], ["local", "3", "100.0%", "100.0%"], "{top}");
+    assert_eq!(top.matches("local: small pass").count(), 3, "{top}");
+    let ledger = folder.path().join("ledger.sqlite");
+    let ledger = ledger.to_str().unwrap();
+    let rows = |arguments: &[&str]| run(&[&["ledger", "export", ledger], arguments].concat());
+    assert_eq!(rows(&["--hours", "1"]).lines().count(), 3);
+    assert!(!rows(&[]).contains("Say hello.") && rows(&["--text"]).contains("\"prompt\":\"user: Say hello.\""));
 }

@@ -320,7 +320,9 @@ fn seed_rest(families: &Families) {
         }
     }
     families.state.build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-    families.requests.errors.with_label_values(&["400", "invalid_json"]);
+    for (code, label) in crate::error::known() {
+        families.requests.errors.with_label_values(&[status(code), label]);
+    }
     families.money.machine.with_label_values::<&str>(&[]);
     families.requests.in_flight.with_label_values::<&str>(&[]);
     families.state.ledger_rows.with_label_values::<&str>(&[]);

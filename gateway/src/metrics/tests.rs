@@ -31,6 +31,12 @@ fn everything_is_there_at_zero_before_the_first_request() {
             ("spectra_flaws_total{flaw=\"not_json\",model=\"small\"}", 0.0),
             ("spectra_breaker_state{model=\"big\"}", 0.0),
             ("spectra_saved_usd_total{route=\"strong\"}", 0.0),
+            ("spectra_errors_total{code=\"no_usable_answer\",status=\"502\"}", 0.0),
+            ("spectra_errors_total{code=\"insufficient_quota\",status=\"429\"}", 0.0),
+            ("spectra_repairs_total{result=\"mended\",stage=\"coerced_key\"}", 0.0),
+            ("spectra_backend_errors_total{error=\"cooling_down\",model=\"big\"}", 0.0),
+            ("spectra_asks_total{model=\"big\",why=\"more_tokens\"}", 0.0),
+            ("spectra_router_decisions_total{reason=\"only_route\",route=\"local\"}", 0.0),
             ("gen_ai_server_request_duration_seconds_count{gen_ai_operation_name=\"chat\",route=\"local\"}", 0.0),
         ],
     );
