@@ -22,4 +22,6 @@ mod watch_prometheus;
 #[cfg(test)]
 mod watch_reload;
 #[cfg(test)]
+mod watch_sums;
+#[cfg(test)]
 mod wire;
