@@ -12,9 +12,13 @@ use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
+use crate::config_file::Endpoint;
+
 /// How often a busy or unreachable endpoint is tried again for one question, and the longest pause between.
 const PATIENCE: u32 = 4;
 const LONGEST_PAUSE: Duration = Duration::from_secs(20);
+/// The turn between a build's context and a question.
+const READY: &str = "Understood. What shall I write?";
 
 /// An endpoint with its key and model.
 #[derive(Debug, Clone)]
@@ -23,6 +27,8 @@ pub struct Upstream {
     base_url: String,
     key: String,
     model: String,
+    /// Asked when the usual model's answers were refused; none: the strong route, where the endpoint is a Spectra.
+    stronger: Option<String>,
     http: reqwest::Client,
     /// Per question.
     timeout: Duration,
@@ -30,12 +36,23 @@ pub struct Upstream {
     no_feedback: Arc<AtomicBool>,
     /// Set when patience ran out once: then one try a question, until an answer comes.
     gone: Arc<AtomicBool>,
+    /// Set when an answer names the route it took: the endpoint is a Spectra.
+    routes: Arc<AtomicBool>,
+    /// Set when the endpoint knows no stronger model.
+    no_stronger: Arc<AtomicBool>,
 }
 
 #[derive(Debug, Clone)]
 pub struct Question {
     pub system: String,
+    /// What all questions of a build share: a first exchange before the question, so that a server can keep it read,
+    /// and a gateway weighs the question by itself.
+    pub context: Option<String>,
     pub user: String,
+    /// Whether the stronger model is to be asked.
+    pub stronger: bool,
+    /// Questions about one thing share a name; a gateway then keeps them with a model that could answer.
+    pub session: String,
     pub max_tokens: u32,
     /// A name and a JSON schema for the answer; none: plain text.
     pub schema: Option<(&'static str, Value)>,
@@ -61,6 +78,10 @@ pub enum AskError {
     Slow(Duration),
     #[error("{0}")]
     Refused(String),
+    #[error("{0}")]
+    NoSuchModel(String),
+    #[error("the question, with room for its answer, is longer than the model's window: {0}")]
+    TooLong(String),
     #[error("the endpoint is busy or unreachable: {0}")]
     Unavailable(String),
     #[error("the answer is not a chat completion: {0}")]
@@ -70,24 +91,28 @@ pub enum AskError {
 impl AskError {
     /// Whether every further question must fail as well (wrong key, unknown model).
     pub fn is_final(&self) -> bool {
-        matches!(self, AskError::Refused(_))
+        matches!(self, AskError::Refused(_) | AskError::NoSuchModel(_))
     }
 }
 
 impl Upstream {
     /// # Errors
     /// When the HTTP client cannot be set up.
-    pub fn new(base_url: &str, key: &str, model: &str, timeout: Duration) -> anyhow::Result<Self> {
+    pub fn new(endpoint: &Endpoint, key: &str) -> anyhow::Result<Self> {
+        let base_url = endpoint.base_url.as_deref().unwrap_or("http://127.0.0.1:8080/v1");
         let base = base_url.trim_end_matches('/');
         let base_url = if base.ends_with("/v1") { base.to_owned() } else { format!("{base}/v1") };
         Ok(Self {
             base_url,
             key: key.to_owned(),
-            model: model.to_owned(),
+            model: endpoint.model.clone(),
+            stronger: endpoint.stronger.clone(),
             http: reqwest::Client::builder().connect_timeout(Duration::from_secs(10)).build()?,
-            timeout,
+            timeout: Duration::from_secs(endpoint.timeout_seconds),
             no_feedback: Arc::default(),
             gone: Arc::default(),
+            routes: Arc::default(),
+            no_stronger: Arc::default(),
         })
     }
 
@@ -100,6 +125,10 @@ impl Upstream {
         let tries = if self.gone.load(Ordering::Relaxed) { 1 } else { PATIENCE };
         for left in (0..tries).rev() {
             match self.ask_once(question).await {
+                // Not every gateway has a route of that name: then the usual model it is.
+                Err((AskError::NoSuchModel(_), _)) if self.stronger_for(question).is_some() && left > 0 => {
+                    self.no_stronger.store(true, Ordering::Relaxed);
+                }
                 Err((AskError::Unavailable(_), wait)) if left > 0 => {
                     tokio::time::sleep(wait.unwrap_or(pause).min(LONGEST_PAUSE)).await;
                     pause *= 3;
@@ -116,20 +145,31 @@ impl Upstream {
 
     async fn ask_once(&self, question: &Question) -> Result<Answer, (AskError, Option<Duration>)> {
         let headers: Arc<Mutex<HeaderMap>> = Arc::default();
-        let client = self.client(Arc::clone(&headers));
+        let client = self.client(Arc::clone(&headers), &question.session).map_err(|err| (AskError::Strange(err.to_string()), None))?;
         let chat = client.chat();
         let asked = chat.create_byot::<Value, Value>(self.body(question));
         let outcome = tokio::time::timeout(self.timeout, asked).await.map_err(|_| (AskError::Slow(self.timeout), None))?;
         let headers = headers.lock().await.clone();
         match outcome {
-            Ok(body) => read(&body, &headers).map_err(|err| (err, None)),
+            Ok(body) => {
+                self.routes.fetch_or(headers.contains_key("x-spectra-route"), Ordering::Relaxed);
+                read(&body, &headers).map_err(|err| (err, None))
+            }
             Err(err) => Err((classify(err), retry_after(&headers))),
         }
     }
 
+    /// The model to ask in place of the usual one, if so.
+    fn stronger_for(&self, question: &Question) -> Option<&str> {
+        let known = || self.routes.load(Ordering::Relaxed).then_some("strong");
+        let wanted = question.stronger && !self.no_stronger.load(Ordering::Relaxed);
+        wanted.then(|| self.stronger.as_deref().or_else(known)).flatten()
+    }
+
     /// async-openai parses the body only; the headers are taken on the way through its transport.
-    fn client(&self, headers: Arc<Mutex<HeaderMap>>) -> Client<OpenAIConfig> {
+    fn client(&self, headers: Arc<Mutex<HeaderMap>>, session: &str) -> Result<Client<OpenAIConfig>, OpenAIError> {
         let config = OpenAIConfig::new().with_api_base(self.base_url.as_str()).with_api_key(self.key.as_str());
+        let config = config.with_header("x-spectra-session", session)?;
         let transport = ReqwestService::new(self.http.clone());
         let service = tower::service_fn(move |request: HttpRequestFactory| {
             let (mut transport, headers) = (transport.clone(), Arc::clone(&headers));
@@ -139,16 +179,19 @@ impl Upstream {
                 Ok::<_, OpenAIError>(response)
             }
         });
-        Client::build(self.http.clone(), config).with_http_service(service)
+        Ok(Client::build(self.http.clone(), config).with_http_service(service))
     }
 
     fn body(&self, question: &Question) -> Value {
+        let message = |role: &str, content: &str| json!({"role": role, "content": content});
+        let mut messages = vec![message("system", &question.system)];
+        if let Some(context) = &question.context {
+            messages.extend([message("user", context), message("assistant", READY)]);
+        }
+        messages.push(message("user", &question.user));
         let mut body = json!({
-            "model": self.model,
-            "messages": [
-                {"role": "system", "content": question.system},
-                {"role": "user", "content": question.user},
-            ],
+            "model": self.stronger_for(question).unwrap_or(&self.model),
+            "messages": messages,
             "temperature": 0.2,
             "max_tokens": question.max_tokens,
             "stream": false,
@@ -206,10 +249,12 @@ fn classify(err: OpenAIError) -> AskError {
     match err {
         OpenAIError::ApiError(api) => {
             let status = api.status_code;
-            if status.as_u16() == 429 || status.is_server_error() {
-                AskError::Unavailable(api.to_string())
-            } else {
-                AskError::Refused(api.to_string())
+            let busy = status.as_u16() == 429 || status.is_server_error();
+            match api.api_error.code.as_deref() {
+                _ if busy => AskError::Unavailable(api.to_string()),
+                Some("context_length_exceeded") => AskError::TooLong(api.to_string()),
+                Some("model_not_found") => AskError::NoSuchModel(api.to_string()),
+                _ => AskError::Refused(api.to_string()),
             }
         }
         OpenAIError::JSONDeserialize(err, body) => AskError::Strange(format!("{err}: {}", excerpt(&body))),

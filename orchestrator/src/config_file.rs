@@ -28,6 +28,8 @@ pub struct Endpoint {
     /// The environment variable with the key; the key itself is never written in a file.
     pub api_key_env: String,
     pub model: String,
+    /// The model asked when two answers to a file were refused; none: the route `strong`, where the endpoint is a Spectra.
+    pub stronger: Option<String>,
     /// Seconds one answer may take.
     pub timeout_seconds: u64,
 }
@@ -88,7 +90,7 @@ pub struct Templates {
 
 impl Default for Endpoint {
     fn default() -> Self {
-        Self { base_url: None, api_key_env: "OPENAI_API_KEY".to_owned(), model: "auto".to_owned(), timeout_seconds: 180 }
+        Self { base_url: None, api_key_env: "OPENAI_API_KEY".to_owned(), model: "auto".to_owned(), stronger: None, timeout_seconds: 180 }
     }
 }
 
@@ -100,8 +102,8 @@ impl Default for Limits {
             calls: 400,
             tokens: 2_000_000,
             seconds: 3600,
-            seconds_per_file: 900,
-            answer_tokens: 4096,
+            seconds_per_file: 300,
+            answer_tokens: 2048,
             repair_rounds: 2,
             concurrency: 4,
         }

@@ -159,13 +159,13 @@ pub fn rust_module(path: &str, module: &str) -> Option<Vec<String>> {
     })
 }
 
-/// The requirements of all Python files, sorted, as lines of a requirements file.
-pub fn python_requirements(plan: &Plan, texts: &Texts) -> Vec<String> {
+/// The requirements of the wanted Python files, sorted, as lines of a requirements file.
+pub fn python_requirements(plan: &Plan, texts: &Texts, wanted: impl Fn(&str) -> bool) -> Vec<String> {
     let mut lines: BTreeMap<String, String> = BTreeMap::new();
     let mut add = |line: &str| {
         lines.entry(python_name(line)).or_insert_with(|| line.to_owned());
     };
-    for (path, text) in texts.iter().filter(|(path, _)| Lang::of(path) == Some(Lang::Python)) {
+    for (path, text) in texts.iter().filter(|(path, _)| Lang::of(path) == Some(Lang::Python) && wanted(path)) {
         let facts = outline(path, text).unwrap_or_default();
         for import in facts.imports.iter().filter(|import| !import.guarded) {
             if let Some(module) = foreign_python(plan, path, import) {
@@ -232,7 +232,7 @@ pub fn rust_crates(texts: &Texts) -> Vec<String> {
 
 /// Requirement files that miss packages the code imports, with those packages.
 pub fn uncovered(plan: &Plan, texts: &Texts) -> Vec<(String, Vec<String>)> {
-    let python: Vec<String> = python_requirements(plan, texts).iter().map(|line| python_name(line)).collect();
+    let python: Vec<String> = python_requirements(plan, texts, |_| true).iter().map(|line| python_name(line)).collect();
     let is_python = |path: &str| {
         let name = path.rsplit('/').next().unwrap_or(path);
         name == "pyproject.toml" || (name.starts_with("requirements") && name.ends_with(".txt"))
@@ -279,7 +279,7 @@ mod tests {
         let main = "import os, yaml\nfrom fastapi import FastAPI, UploadFile\nfrom app.models import X\nfrom . import models\n\
             from jose import jwt\ntry:\n    import uvloop\nexcept ImportError:\n    pass\n";
         let mut texts = Texts::from([("app/main.py".to_owned(), main.to_owned())]);
-        let lines = python_requirements(&plan, &texts);
+        let lines = python_requirements(&plan, &texts, |_| true);
         assert_eq!(lines, ["fastapi>=0.110", "python-jose[cryptography]>=3.3", "python-multipart>=0.0.9", "PyYAML>=6.0", "uvicorn>=0.29"]);
         texts.insert("requirements.txt".to_owned(), "FastAPI\npython_jose==3.3\nuvicorn[standard]\n".to_owned());
         let expected = vec!["python-multipart".to_owned(), "pyyaml".to_owned()];

@@ -81,6 +81,16 @@ pub enum Priority {
     Low,
 }
 
+impl std::fmt::Display for Priority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Priority::Critical => "critical",
+            Priority::Normal => "normal",
+            Priority::Low => "low",
+        })
+    }
+}
+
 /// What is wrong with a plan, in words that its author (a person or a model) can act on.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PlanError {
@@ -215,6 +225,18 @@ impl Plan {
         }
         Ok(())
     }
+}
+
+/// Whether a file serves the tests only: nothing of it runs in production.
+pub fn is_for_tests(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    path.starts_with("tests/") || is_test(path) || name == "conftest.py"
+}
+
+/// Whether a test runner finds tests in a file of this name.
+pub fn is_test(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    name.starts_with("test_") || name.contains(".test.") || name == "tests.rs" || path.starts_with("tests/") && name.ends_with(".rs")
 }
 
 /// `GET /tasks/{id}` as its method and path.

@@ -8,18 +8,56 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use crate::ask::Answer;
 use crate::plan::Priority;
+use crate::report::{FileReport, Report};
 
 /// One thing that happened; with `--json`, one line each.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event<'a> {
-    Planned { service_name: &'a str, stack: &'a str, from: &'a str, files: BTreeMap<Priority, usize> },
-    Note { text: &'a str },
-    Asked { path: &'a str, attempt: u32, route: &'a str, model: &'a str, tokens: u64, cost_usd: f64, flaw: Option<String> },
-    Done { path: &'a str, outcome: &'a str, attempts: u32, detail: &'a str },
-    Checked { step: &'a str, passed: bool, detail: &'a str },
-    Summary(&'a crate::report::Report),
+    Planned {
+        service_name: &'a str,
+        stack: &'a str,
+        from: &'a str,
+        files: BTreeMap<Priority, usize>,
+    },
+    Note {
+        text: &'a str,
+    },
+    Asked {
+        path: &'a str,
+        attempt: u32,
+        route: &'a str,
+        model: &'a str,
+        tokens: u64,
+        cost_usd: f64,
+        flaw: Option<String>,
+    },
+    Done {
+        path: &'a str,
+        #[serde(flatten)]
+        file: &'a FileReport,
+    },
+    /// With `--dry-run`: what would be done.
+    Would {
+        path: &'a str,
+        outcome: &'a str,
+        detail: &'a str,
+    },
+    Checked {
+        step: &'a str,
+        passed: bool,
+        detail: &'a str,
+    },
+    Summary(&'a Report),
+}
+
+impl<'a> Event<'a> {
+    pub fn asked(path: &'a str, attempt: u32, answer: &'a Answer, flaw: Option<String>) -> Self {
+        let (route, model) = (answer.route.as_str(), answer.model.as_str());
+        Self::Asked { path, attempt, route, model, tokens: answer.tokens, cost_usd: answer.cost_usd, flaw }
+    }
 }
 
 /// How events are shown.
@@ -120,7 +158,7 @@ fn words(event: &Event<'_>) -> Vec<String> {
     let one = |text: String| vec![text];
     match event {
         Event::Planned { service_name, stack, from, files } => {
-            let classes: Vec<String> = files.iter().map(|(class, n)| format!("{n} {}", format!("{class:?}").to_lowercase())).collect();
+            let classes: Vec<String> = files.iter().map(|(class, n)| format!("{n} {class}")).collect();
             one(format!("plan    {service_name} ({stack}, {from}): {}", classes.join(", ")))
         }
         Event::Note { text } => one(format!("note    {text}")),
@@ -129,10 +167,21 @@ fn words(event: &Event<'_>) -> Vec<String> {
             one(format!("again   {path}: answer {attempt} ({}) refused: {flaw}", by.trim()))
         }
         Event::Asked { .. } => Vec::new(),
-        Event::Done { path, outcome, attempts, detail } => {
+        Event::Done { path, file } => {
+            let (outcome, why) = (file.outcome.name(), file.outcome.why());
+            let why = if why.is_empty() { String::new() } else { format!(": {why}") };
+            let by = [file.route.as_str(), file.model.as_str()].join(" ");
+            let by = if by == " " { String::new() } else { format!(" ({})", by.trim()) };
+            let answers = match file.attempts {
+                0 => String::new(),
+                1 => ", 1 answer".to_owned(),
+                count => format!(", {count} answers"),
+            };
+            one(format!("{outcome:<9}{path} [{}]{answers}{by}{why}", file.priority))
+        }
+        Event::Would { path, outcome, detail } => {
             let detail = if detail.is_empty() { String::new() } else { format!(": {detail}") };
-            let calls = if *attempts > 0 { format!(", {attempts} answers") } else { String::new() };
-            one(format!("{outcome:<9}{path}{calls}{detail}"))
+            one(format!("{outcome:<9}{path}{detail}"))
         }
         Event::Checked { step, passed, detail } => one(format!("check   {step}: {}{detail}", if *passed { "" } else { "FAILED " })),
         Event::Summary(report) => report.lines(),

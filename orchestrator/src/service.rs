@@ -14,7 +14,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::check::Texts;
-use crate::plan::{Plan, split_endpoint};
+use crate::plan::{Plan, is_test, split_endpoint};
 use crate::template::{Facts, Service};
 
 const PREPARE: Duration = Duration::from_secs(600);
@@ -219,11 +219,6 @@ impl Who {
         let installer = variable == "home" || variable.ends_with("_proxy") || starts.iter().any(|start| variable.starts_with(start));
         all || (self == Who::Installer && installer)
     }
-}
-
-fn is_test(path: &str) -> bool {
-    let name = path.rsplit('/').next().unwrap_or(path);
-    name.starts_with("test_") || name.contains(".test.") || name == "tests.rs" || path.starts_with("tests/") && name.ends_with(".rs")
 }
 
 /// The OpenAPI document has every planned endpoint; parameter names are the writer's choice.

@@ -58,6 +58,9 @@ pub struct Entry {
 pub struct Manifest {
     pub service_name: String,
     pub request: String,
+    /// The plan is a template set's, in place of one that the model could not make.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub plan_in_place: bool,
     pub files: BTreeMap<String, Entry>,
 }
 
@@ -116,13 +119,20 @@ impl Folder {
     }
 
     /// Stores the plan and starts (or goes on with) the manifest; clears what a killed run left half written.
-    pub fn begin(&mut self, plan: &Plan, request: &str) -> anyhow::Result<()> {
+    pub fn begin(&mut self, plan: &Plan, request: &str, plan_in_place: bool) -> anyhow::Result<()> {
+        // What lies in there is deleted: it must be ours, not what a link points to.
+        for notes in [self.root.join(NOTES), self.notes("tmp")] {
+            if notes.is_symlink() {
+                bail!("{} is a link; our notes are kept in the service's own folder", notes.display());
+            }
+        }
         fs::create_dir_all(self.notes("tmp"))?;
         for left in fs::read_dir(self.notes("tmp"))?.flatten() {
             fs::remove_file(left.path())?;
         }
         self.manifest.service_name.clone_from(&plan.service_name);
         request.clone_into(&mut self.manifest.request);
+        self.manifest.plan_in_place = plan_in_place;
         self.place(&self.notes("plan.json"), &(serde_json::to_string_pretty(plan)? + "\n"))?;
         self.save()
     }
@@ -157,9 +167,9 @@ impl Folder {
         })
     }
 
-    /// A file's text as it is on disk.
+    /// A file's text as it is on disk, if need be with marks for what is not text.
     pub fn text(&self, path: &str) -> anyhow::Result<Option<String>> {
-        read(&self.inside(path)?)
+        Ok(read_bytes(&self.inside(path)?)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
     }
 
     /// Writes a file, whole or not at all, with its record first. Refuses what [`Folder::state`] says is kept.
@@ -265,7 +275,7 @@ mod tests {
         let files = json!([{"path": "app/main.py", "priority": "critical", "purpose": "x"}]);
         let plan = Plan::parse(&json!({"service_name": "a-b", "files_to_create": files}).to_string()).unwrap();
         let mut folder = Folder::open(root, overwrite).unwrap();
-        folder.begin(&plan, "a request").unwrap();
+        folder.begin(&plan, "a request", false).unwrap();
         folder
     }
 
@@ -328,5 +338,14 @@ mod tests {
         std::os::unix::fs::symlink(elsewhere.path().join("new.py"), dir.path().join("app/main.py")).unwrap();
         assert!(folder.write("app/main.py", "x", entry()).is_err());
         assert!(!elsewhere.path().join("new.py").exists());
+
+        // Our own notes are cleared at the start: never what a link there points to.
+        let theirs = elsewhere.path().join("theirs.txt");
+        fs::write(&theirs, "x").unwrap();
+        fs::remove_dir_all(dir.path().join(".spectra/tmp")).unwrap();
+        std::os::unix::fs::symlink(elsewhere.path(), dir.path().join(".spectra/tmp")).unwrap();
+        let plan = folder.stored_plan().unwrap().unwrap();
+        assert!(folder.begin(&plan, "a request", false).is_err());
+        assert!(theirs.exists());
     }
 }

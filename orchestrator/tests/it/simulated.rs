@@ -1,7 +1,7 @@
 //! The simulated table of `README.md`: all 30 requests, scripted upstream, faults at 0, 10, 30 and 50 % of answers.
 //! `UPDATE_TABLE=1` writes the table; without it the test fails when the table and the code disagree.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,8 +15,13 @@ use crate::support::{run, silent_bad, unmet};
 
 const SEED: u64 = 7;
 const PERCENTS: [u64; 4] = [0, 10, 30, 50];
-const HEADER: &str = "| way | faults | S | M | L | XL | calls | silent bad files |\n|---|---|---|---|---|---|---|---|\n";
+const HEADER: &str = "| way | faults | S | M | L | XL | calls | answers a file, mean (most) | silent bad files |\n\
+    |---|---|---|---|---|---|---|---|---|\n";
 const LEVELS: [&str; 4] = ["S", "M", "L", "XL"];
+
+/// The gateway's default, and one that ranks questions by what it has learned.
+const THRESHOLD: &str = "{ threshold = 0.5 }";
+const BUDGET: &str = "{ budget = { hosted_share = 0.3 } }";
 
 /// One line of the table.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -25,14 +30,21 @@ struct Line {
     levels: BTreeMap<String, (u32, u32)>,
     /// Answers that upstreams gave.
     calls: u32,
-    /// Questions that the orchestrator asked.
-    asked: u64,
+    /// Answers the orchestrator got, by the gateway's route.
+    routes: BTreeMap<String, u64>,
+    /// Answers asked for each file that the model was to write.
+    attempts: Vec<u64>,
     /// Files that passed for good and are not.
     silent_bad: u32,
 }
 
 impl Line {
-    fn add(&mut self, work: &Work, usable: bool, silent_bad: usize) {
+    fn add(&mut self, work: &Work, usable: bool, silent_bad: usize, summary: &Value) {
+        let files = summary["files"].as_object().into_iter().flatten();
+        self.attempts.extend(files.filter_map(|(_, file)| file["attempts"].as_u64()).filter(|asked| *asked > 0));
+        for (route, count) in summary["routes"].as_object().into_iter().flatten() {
+            *self.routes.entry(route.clone()).or_default() += count.as_u64().unwrap_or(0);
+        }
         let (good, all) = self.levels.entry(work.level.clone()).or_default();
         *good += u32::from(usable);
         *all += 1;
@@ -44,6 +56,13 @@ impl Line {
         f64::from(sum(|cell| cell.0)) / f64::from(sum(|cell| cell.1))
     }
 
+    fn routes_row(&self, policy: &str) -> String {
+        let count = |route: &str| self.routes.get(route).copied().unwrap_or(0);
+        let all = count("local") + count("strong");
+        let share = |route: &str| format!("{} ({:.0} %)", count(route), 100.0 * count(route) as f64 / all as f64);
+        format!("| `{policy}` | {all} | {} | {} |\n", share("local"), share("strong"))
+    }
+
     fn row(&self, mode: &str, percent: u64) -> String {
         let cells: Vec<String> = LEVELS
             .iter()
@@ -52,7 +71,13 @@ impl Line {
                 format!("{good}/{all}")
             })
             .collect();
-        format!("| {mode} | {percent} % | {} | {} | {} |\n", cells.join(" | "), self.calls, self.silent_bad)
+        let (sum, count) = (self.attempts.iter().sum::<u64>(), self.attempts.len().max(1));
+        let mean = sum as f64 / count as f64;
+        let attempts = match self.attempts.iter().max() {
+            Some(most) => format!("{mean:.2} ({most})"),
+            None => "all in one".to_owned(),
+        };
+        format!("| {mode} | {percent} % | {} | {} | {attempts} | {} |\n", cells.join(" | "), self.calls, self.silent_bad)
     }
 }
 
@@ -61,19 +86,25 @@ fn straight(percent: u64) -> Line {
     let upstream = Upstream::start(Script { seed: SEED, percent, per_file: false });
     let mut line = all_builds(&upstream.base_url);
     line.calls = upstream.calls();
-    assert_eq!(upstream.feedback().len(), usize::try_from(line.calls).unwrap(), "every answer's outcome is told");
+    let told: BTreeSet<String> = upstream.feedback().iter().map(|said| said["request_id"].to_string()).collect();
+    assert_eq!(told.len(), usize::try_from(line.calls).unwrap(), "every answer's outcome is told");
     line
 }
 
 /// (c): through Spectra, both upstreams spoilt alike. Calls are those that reached an upstream.
-fn through_spectra(binary: &Path, percent: u64) -> Line {
+fn through_spectra(binary: &Path, percent: u64, policy: &str) -> Line {
     let weak = Upstream::start(Script { seed: SEED, percent, per_file: false });
     let strong = Upstream::start(Script { seed: SEED + 1, percent, per_file: false });
     let dir = tempfile::tempdir().unwrap();
-    let spectra = Spectra::start(binary, dir.path(), &weak.base_url, &strong.base_url);
+    let spectra = Spectra::start(binary, dir.path(), &weak.base_url, &strong.base_url, policy);
     let mut line = all_builds(&spectra.base_url);
     line.calls = weak.calls() + strong.calls();
-    println!("through Spectra at {percent} %: {} questions, {} weak and {} strong calls", line.asked, weak.calls(), strong.calls());
+    println!(
+        "through Spectra at {percent} %, policy {policy}: routes {:?}, {} weak and {} strong calls",
+        line.routes,
+        weak.calls(),
+        strong.calls()
+    );
     line
 }
 
@@ -106,9 +137,7 @@ fn build(work: &Work, base_url: &str, line: &Mutex<Line>) {
         println!("silently bad: {}/{path}:\n{text}\n{}", work.name, ran.output);
     }
     let usable = ran.code == 0 && bad.is_empty() && unmet(work, &ran.summary, &out).is_empty();
-    let mut line = line.lock().unwrap();
-    line.add(work, usable, bad.len());
-    line.asked += ran.summary["calls"].as_u64().unwrap_or(0);
+    line.lock().unwrap().add(work, usable, bad.len(), &ran.summary);
 }
 
 /// (a): the old way. One question, one JSON with everything, parsed and written as it comes.
@@ -125,7 +154,7 @@ fn one_shot(percent: u64, per_file: bool) -> Line {
         let answer = runtime.block_on(post(&upstream.base_url, &body));
         let text = answer.pointer("/choices/0/message/content").and_then(Value::as_str).unwrap_or("");
         let (usable, bad) = old_way(&work, text);
-        line.add(&work, usable, bad);
+        line.add(&work, usable, bad, &Value::Null);
     }
     line.calls = upstream.calls();
     line
@@ -190,13 +219,20 @@ fn the_table_through_spectra() {
     // One share in the ordinary run; all of them when the table is made.
     let percents = if updating() { PERCENTS.as_slice() } else { &[30] };
     for &percent in percents {
-        let line = through_spectra(&binary, percent);
+        let line = through_spectra(&binary, percent, THRESHOLD);
         holds(&line, percent);
         table += &line.row("(c) orchestrator, through Spectra", percent);
     }
     println!("{table}");
     if updating() {
         matches_readme("simulated table through Spectra", &table);
+        let mut table = String::from("| policy | questions | to the local route | to the strong route |\n|---|---|---|---|\n");
+        for policy in [THRESHOLD, BUDGET] {
+            let line = through_spectra(&binary, 30, policy);
+            holds(&line, 30);
+            table += &line.routes_row(policy);
+        }
+        matches_readme("simulated routes", &table);
     }
 }
 

@@ -80,7 +80,7 @@ fn every_set_passes_the_checks_of_files() {
 fn environment(dir: &Path) -> Option<PathBuf> {
     let venv = dir.join("venv");
     let made = Command::new("python3").args(["-m", "venv"]).arg(&venv).output().is_ok_and(|made| made.status.success());
-    let packages = ["fastapi", "uvicorn", "httpx", "pytest"];
+    let packages = ["fastapi", "uvicorn", "httpx", "pytest", "pydantic-settings"];
     let installed = made
         && Command::new(venv.join("bin/python"))
             .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])

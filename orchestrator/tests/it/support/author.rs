@@ -82,7 +82,9 @@ fn service(name: &str, level: &str, paths: &[String]) -> Draft {
         }
     }
     if level == "S" {
-        draft.add("main.py", "critical", "the whole service", &[], &["app"], &single_file(name, paths));
+        // Hello world is planned by the template set, which has its own name for the entry point.
+        let main = if name == "hello-world" { "app/main.py" } else { "main.py" };
+        draft.add(main, "critical", "the whole service", &[], &["app"], &single_file(name, paths));
         draft.add("requirements.txt", "low", "what the code imports", &[], &[], "fastapi\nuvicorn\n");
         return draft;
     }

@@ -47,7 +47,7 @@ pub fn run(mut command: Command) -> Ran {
 /// Files of a finished build that are told to be the model's and good, and are not what the author wrote.
 pub fn silent_bad(work: &Work, summary: &Value, out: &Path) -> Vec<String> {
     let files = summary["files"].as_object().into_iter().flatten();
-    let verified = files.filter(|(_, outcome)| outcome["is"] == "verified").map(|(path, _)| path);
+    let verified = files.filter(|(_, file)| file["is"] == "verified" && file["by"] == "model").map(|(path, _)| path);
     verified.filter(|path| std::fs::read_to_string(out.join(path)).ok().as_ref() != work.texts.get(*path)).cloned().collect()
 }
 

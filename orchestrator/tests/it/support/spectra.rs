@@ -22,9 +22,9 @@ impl Spectra {
     }
 
     /// Starts it over a weak and a strong upstream; ready when its last start-up line is read.
-    pub fn start(binary: &Path, dir: &Path, weak: &str, strong: &str) -> Self {
+    pub fn start(binary: &Path, dir: &Path, weak: &str, strong: &str, policy: &str) -> Self {
         let config = dir.join("spectra.toml");
-        std::fs::write(&config, settings(weak, strong)).unwrap();
+        std::fs::write(&config, settings(weak, strong, policy)).unwrap();
         let mut child = Command::new(binary)
             .args(["serve", "--config"])
             .arg(&config)
@@ -47,7 +47,7 @@ impl Drop for Spectra {
 }
 
 /// Two backends, `auto` between them; no ledger, so that runs do not learn from each other.
-fn settings(weak: &str, strong: &str) -> String {
+fn settings(weak: &str, strong: &str, policy: &str) -> String {
     let backend = |name: &str, url: &str, price: &str| {
         format!(
             "[backends.{name}]\nprice = {price}\n[backends.{name}.openai]\nbase_url = \"{url}\"\n\
@@ -57,7 +57,7 @@ fn settings(weak: &str, strong: &str) -> String {
     format!(
         "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[accounting]\nledger = \"\"\n{}{}\
          [routes.local]\nladder = [\"weak\", \"strong\"]\n[routes.strong]\nladder = [\"strong\", \"weak\"]\n\
-         [router]\nlocal = \"local\"\nstrong = \"strong\"\n",
+         [router]\nlocal = \"local\"\nstrong = \"strong\"\npolicy = {policy}\n",
         backend("weak", weak, "{ input = 0.1, output = 0.3 }"),
         backend("strong", strong, "{ input = 2.0, output = 8.0 }"),
     )
