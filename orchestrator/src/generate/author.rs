@@ -46,8 +46,10 @@ pub enum Spare {
     Nothing,
     /// A template, which does less than is asked.
     StandIn,
-    /// A template that does all that is asked.
-    Whole,
+    /// A template that does all that is asked, with its length: the answer need not be much longer.
+    Whole {
+        chars: usize,
+    },
 }
 
 /// Why the model has not made a file.
@@ -57,6 +59,17 @@ pub enum Unmade {
     Refused(String),
     /// A bound was reached, or the endpoint does not answer.
     Stopped(String),
+}
+
+impl Spare {
+    /// Tokens an answer gets. A token of code has about three characters, and a small model that does not find its
+    /// end should not take minutes to show it.
+    fn room(self, most: u32) -> u32 {
+        match self {
+            Spare::Whole { chars } => u32::try_from(chars / 2).unwrap_or(most).clamp(256, most.max(256)),
+            _ => most,
+        }
+    }
 }
 
 impl Author {
@@ -96,7 +109,7 @@ impl Build<'_> {
         let until = Instant::now() + Duration::from_secs(limits.seconds_per_file);
         let mut faults = task.faults.to_vec();
         let told = faults.len();
-        let mut max_tokens = limits.answer_tokens;
+        let mut max_tokens = spare.room(limits.answer_tokens);
         let mut unmarked: Option<String> = None;
         let allowed = self.author.attempts(limits.attempts_per_file);
         if allowed == 0 && limits.attempts_per_file > 0 {
@@ -203,9 +216,9 @@ fn hopeless(faults: &[Flaw], spare: Spare) -> bool {
         _ if *last == Flaw::Late => 2,
         Spare::Nothing => SAME_FAULT.nothing,
         Spare::StandIn => SAME_FAULT.stand_in,
-        Spare::Whole => SAME_FAULT.carried,
+        Spare::Whole { .. } => SAME_FAULT.carried,
     };
-    same >= patience || (spare == Spare::Whole && faults.len() >= CARRIED)
+    same >= patience || (matches!(spare, Spare::Whole { .. }) && faults.len() >= CARRIED)
 }
 
 fn refused(faults: &[Flaw]) -> String {
@@ -220,19 +233,22 @@ fn refused(faults: &[Flaw]) -> String {
 mod tests {
     use super::*;
 
+    const WHOLE: Spare = Spare::Whole { chars: 1200 };
+
     #[test]
     fn patience_ends_with_the_same_fault_again() {
         let check = |faults: &[Flaw], spare: Spare, want: bool| assert_eq!(hopeless(faults, spare), want, "{faults:?} {spare:?}");
         let syntax = || Flaw::Syntax("x".to_owned());
-        check(&[], Spare::Whole, false);
-        check(&[Flaw::Cut], Spare::Whole, false);
-        check(&[Flaw::Cut, Flaw::Cut], Spare::Whole, true);
-        check(&[Flaw::Cut, syntax(), Flaw::Empty], Spare::Whole, true);
+        check(&[], WHOLE, false);
+        check(&[Flaw::Cut], WHOLE, false);
+        check(&[Flaw::Cut, Flaw::Cut], WHOLE, true);
+        check(&[Flaw::Cut, syntax(), Flaw::Empty], WHOLE, true);
         check(&[Flaw::Cut, syntax(), Flaw::Empty], Spare::StandIn, false);
         check(&[Flaw::Empty, Flaw::Cut, Flaw::Cut, Flaw::Cut], Spare::StandIn, true);
         check(&[Flaw::Cut, Flaw::Cut, Flaw::Cut, Flaw::Cut], Spare::Nothing, false);
         check(&[Flaw::Cut, Flaw::Cut, Flaw::Cut, Flaw::Cut, Flaw::Cut], Spare::Nothing, true);
         check(&[Flaw::Late, Flaw::Late], Spare::Nothing, true);
+        assert_eq!((WHOLE.room(2048), WHOLE.room(400), Spare::StandIn.room(2048)), (600, 400, 2048));
     }
 
     #[test]

@@ -154,7 +154,7 @@ impl Build<'_> {
         let rendered = self.set.render(self.plan, task.file, task.finished)?;
         let spare = match &rendered {
             None => Spare::Nothing,
-            Some(_) if self.carried(task.file) => Spare::Whole,
+            Some(text) if self.carried(task.file) => Spare::Whole { chars: text.len() },
             Some(_) => Spare::StandIn,
         };
         let (asked, attempts) = self.ask(task, spare).await;
