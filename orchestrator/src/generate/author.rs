@@ -16,20 +16,14 @@ use crate::prompt;
 use crate::report::Outcome;
 use crate::write::{Entry, Source};
 
-/// Answers with the same fault, one after the other, before a file is given up: where a template can stand in, where
-/// nothing can, and where a template does all that is asked.
-const SAME_FAULT: Patience = Patience { stand_in: 3, nothing: 5, carried: 2 };
-/// Answers in all to a file that a template carries whole.
+/// Answers with the same fault, one after the other, before a file is given up.
+const SAME_FAULT: usize = 5;
+/// The same, and answers in all, where a template does all that is asked.
+const SAME_CARRIED: usize = 2;
 const CARRIED: usize = 3;
 /// Files given up, none passed: from then on one answer a file, later none.
 const DOUBT: u32 = 2;
 const DISTRUST: u32 = 4;
-
-struct Patience {
-    stand_in: usize,
-    nothing: usize,
-    carried: usize,
-}
 
 /// What the model has shown in this build.
 #[derive(Debug, Default)]
@@ -212,13 +206,13 @@ fn hopeless(faults: &[Flaw], spare: Spare) -> bool {
         return false;
     };
     let same = faults.iter().rev().take_while(|flaw| flaw.kind() == last.kind()).count();
-    let patience = match spare {
-        _ if *last == Flaw::Late => 2,
-        Spare::Nothing => SAME_FAULT.nothing,
-        Spare::StandIn => SAME_FAULT.stand_in,
-        Spare::Whole { .. } => SAME_FAULT.carried,
-    };
-    same >= patience || (matches!(spare, Spare::Whole { .. }) && faults.len() >= CARRIED)
+    match spare {
+        // Where a template is at hand, one wait is enough.
+        Spare::Whole { .. } if *last == Flaw::Late => true,
+        _ if *last == Flaw::Late => same >= 2,
+        Spare::Whole { .. } => same >= SAME_CARRIED || faults.len() >= CARRIED,
+        Spare::Nothing | Spare::StandIn => same >= SAME_FAULT,
+    }
 }
 
 fn refused(faults: &[Flaw]) -> String {
@@ -244,7 +238,6 @@ mod tests {
         check(&[Flaw::Cut, Flaw::Cut], WHOLE, true);
         check(&[Flaw::Cut, syntax(), Flaw::Empty], WHOLE, true);
         check(&[Flaw::Cut, syntax(), Flaw::Empty], Spare::StandIn, false);
-        check(&[Flaw::Empty, Flaw::Cut, Flaw::Cut, Flaw::Cut], Spare::StandIn, true);
         check(&[Flaw::Cut, Flaw::Cut, Flaw::Cut, Flaw::Cut], Spare::Nothing, false);
         check(&[Flaw::Cut, Flaw::Cut, Flaw::Cut, Flaw::Cut, Flaw::Cut], Spare::Nothing, true);
         check(&[Flaw::Late, Flaw::Late], Spare::Nothing, true);

@@ -2,13 +2,13 @@
 
 use super::Budget;
 use crate::ask::{AskError, Upstream};
-use crate::plan::{Plan, Priority};
+use crate::plan::{File, Plan, Priority};
 use crate::progress::{Event, View};
 use crate::prompt;
 use crate::template::Set;
 
 /// Plans with the very same fault, one after the other, before the model is taken not to be able to plan.
-const SAME_FAULT: u32 = 3;
+const SAME_FAULT: u32 = 5;
 /// Files that are asked for by their name; those that templates are for are added by themselves.
 const NAMED: &[&str] = &[
     "pyproject.toml",
@@ -88,22 +88,30 @@ fn read(text: &str, request: &str, name: &str, set: &Set) -> Result<Plan, String
         serde_json::from_str(prompt::unfence(text).unwrap_or(text).trim()).map_err(|err| format!("it is not the JSON asked for: {err}"))?;
     name.clone_into(&mut plan.service_name);
     set.complete(&mut plan, request);
+    let forgotten = forgotten(request, &plan);
+    plan.files_to_create.extend(forgotten);
     plan.check().map_err(|err| err.to_string())?;
     if !plan.files_to_create.iter().any(|file| file.priority == Priority::Critical) {
         return Err("no file is critical: where is the entry point?".to_owned());
     }
-    match forgotten(request, &plan) {
-        Some(name) => Err(format!("the request names {name}, which no planned file is")),
-        None => Ok(plan),
-    }
+    Ok(plan)
 }
 
-/// A project file that the request names and the plan lacks.
-fn forgotten(request: &str, plan: &Plan) -> Option<&'static str> {
-    let named = NAMED
-        .iter()
-        .filter(|name| request.split([' ', ',', '`', '\'', '"', '(', ')', '\n']).any(|word| word.trim_end_matches('.') == **name));
-    named.copied().find(|name| !plan.paths().any(|path| path.rsplit('/').next() == Some(name)))
+/// The project files that a request names and a plan lacks. The service's own templates have added theirs before; the
+/// model is asked for these.
+fn forgotten(request: &str, plan: &Plan) -> Vec<File> {
+    let end = |c: char| c.is_whitespace() || ",;:`'\"()".contains(c);
+    let words: Vec<&str> = request.split(end).map(|word| word.trim_end_matches('.')).collect();
+    let named = NAMED.iter().filter(|name| words.contains(*name));
+    let lacking = named.filter(|name| !plan.paths().any(|path| path.rsplit('/').next() == Some(**name)));
+    let file = |name: &&str| File {
+        path: (*name).to_owned(),
+        priority: Priority::Normal,
+        purpose: "the request asks for it".to_owned(),
+        needs: Vec::new(),
+        defines: Vec::new(),
+    };
+    lacking.map(file).collect()
 }
 
 #[cfg(test)]
@@ -112,15 +120,15 @@ mod tests {
 
     #[test]
     fn what_the_request_names_is_planned() {
-        let check = |request: &str, want: Result<&[&str], &str>| {
+        let check = |request: &str, paths: &[&str], endpoints: &[&str]| {
             let set = Set::load("fastapi", &[]).unwrap();
             let text = r#"{"service_name": "x", "files_to_create": [{"path": "app/main.py", "priority": "critical", "purpose": "x"}]}"#;
-            let got = read(text, request, "a-b", &set);
-            let got = got.as_ref().map(|plan| plan.endpoints.iter().map(String::as_str).collect::<Vec<_>>());
-            assert_eq!(got.as_deref().map_err(|why| why.as_str()), want, "{request}");
+            let plan = read(text, request, "a-b", &set).unwrap();
+            assert_eq!(plan.paths().skip(2).collect::<Vec<_>>(), paths, "{request}");
+            assert_eq!(plan.endpoints, endpoints, "{request}");
         };
-        check("a service with a main.py", Ok(&[]));
-        check("a service with POST /echo and GET /health.", Ok(&["POST /echo", "GET /health"]));
-        check("a service with a pyproject.toml.", Err("the request names pyproject.toml, which no planned file is"));
+        check("a service with a main.py", &[], &[]);
+        check("a service with POST /echo and GET /health.", &[], &["POST /echo", "GET /health"]);
+        check("a service with a Makefile and a pyproject.toml.", &["Makefile", "pyproject.toml"], &[]);
     }
 }

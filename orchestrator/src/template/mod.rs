@@ -114,7 +114,8 @@ impl Set {
         if plan.endpoints.is_empty() {
             plan.endpoints.clone_from(&self.endpoints);
         }
-        plan.files_to_create = self.planned(&plan, |rule| rule.planned != Planned::Never);
+        let asked = cover::words_of(request);
+        plan.files_to_create = self.planned(&plan, |rule| rule.planned != Planned::Never || cover::asks(&asked, &rule.asked_by));
         plan
     }
 

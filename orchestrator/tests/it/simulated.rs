@@ -136,7 +136,11 @@ fn build(work: &Work, base_url: &str, line: &Mutex<Line>) {
         let text = std::fs::read_to_string(out.join(path)).unwrap_or_default();
         println!("silently bad: {}/{path}:\n{text}\n{}", work.name, ran.output);
     }
-    let usable = ran.code == 0 && bad.is_empty() && unmet(work, &ran.summary, &out).is_empty();
+    let unmet = unmet(work, &ran.summary, &out);
+    let usable = ran.code == 0 && bad.is_empty() && unmet.is_empty();
+    if !usable {
+        println!("not usable: {}, unmet {unmet:?}: {}", work.name, ran.output);
+    }
     line.lock().unwrap().add(work, usable, bad.len(), &ran.summary);
 }
 
