@@ -28,6 +28,11 @@ def share(part, whole):
     return f"{part} / ({whole} > 0)"
 
 
+def some(series):
+    """Of many series that are there at zero, those that are not."""
+    return f"{series} > 0"
+
+
 def quantile(q, series, by=""):
     labels = f"le, {by}" if by else "le"
     return f"histogram_quantile({q}, sum by ({labels}) (rate({series}[$__rate_interval])))"
@@ -148,7 +153,7 @@ def overview():
         ]),
         ("Traffic", [
             lines("Requests by route", "Who takes the traffic?", "reqps", (rate(f"spectra_requests_total{{{ROUTE}}}", "route"), "{{route}}"), custom=STACKED),
-            lines("Escalations", "How often does a model hand over to the next, and why?", "reqps", (rate("spectra_escalations_total", "from, to, reason"), "{{from}} to {{to}}: {{reason}}")),
+            lines("Escalations", "How often does a model hand over to the next, and why?", "reqps", (some(rate("spectra_escalations_total", "from, to, reason")), "{{from}} to {{to}}: {{reason}}")),
             lines("Time to the whole answer", "How long do clients wait?", "s", *[(quantile(q, f"gen_ai_server_request_duration_seconds_bucket{{{ROUTE}}}", "route"), f"{{{{route}}}} p{int(q * 100)}") for q in (0.5, 0.95)]),
             lines("Time to the first token", "How long until clients read something?", "s", *[(quantile(q, f"gen_ai_server_time_to_first_token_seconds_bucket{{{ROUTE}}}", "route"), f"{{{{route}}}} p{int(q * 100)}") for q in (0.5, 0.95)]),
             lines("Tokens", "How much do models read and write?", "short", (rate("gen_ai_client_token_usage_sum", "gen_ai_request_model, gen_ai_token_type"), "{{gen_ai_request_model}} {{gen_ai_token_type}} per second")),
@@ -168,9 +173,11 @@ def routing():
     predicted = f'spectra_router_predictions_total{{{ROUTE},observed="usable"}}'
     return dashboard("routing", "Routing", "Is the score a good guide, and what does it decide?", ["route"], [
         ("Decisions", [
-            lines("Requests by reason", "Why did requests take their route?", "reqps", (rate(f"spectra_router_decisions_total{{{ROUTE}}}", "route, reason"), "{{route}}: {{reason}}"), custom=STACKED),
+            lines("Requests by reason", "Why did requests take their route?", "reqps", (some(rate(f"spectra_router_decisions_total{{{ROUTE}}}", "route, reason")), "{{route}}: {{reason}}"), custom=STACKED),
             lines("Difficulty", "How hard are requests, by the route they took?", "percentunit", *[(quantile(q, f"spectra_router_difficulty_bucket{{{ROUTE}}}", "route"), f"{{{{route}}}} p{int(q * 100)}") for q in (0.1, 0.5, 0.9)], max=1, min=0),
-            bars("Difficulty histogram", "Where do requests lie, and where does the threshold cut?", "short", f"sum by (le) (increase(spectra_router_difficulty_bucket{{{ROUTE}}}[$__range]))", "up to {{le}}", height=10),
+            # Format heatmap: Grafana takes the buckets apart, which count everything below them.
+            panel("bargauge", "Difficulty histogram", "Where do requests lie, and where does the threshold cut?", "short",
+                  [target(f"sum by (le) (increase(spectra_router_difficulty_bucket{{{ROUTE}}}[$__range]))", "{{le}}", instant=True, format="heatmap")], height=10),
             table("Escalation paths", "Which model hands over to which, and why?", "short", f"{grow('spectra_escalations_total', 'from, to, reason')} > 0", height=10),
         ]),
         ("Calibration", [
@@ -189,10 +196,10 @@ def answers():
     return dashboard("answers", "Answers", "What is wrong with answers, and what mends them?", ["model", "route"], [
         ("What models give", [
             bars("Attempts by verdict", "What came of asking?", "short", grow(f"spectra_attempts_total{{{MODEL},{ROUTE}}}", "model, verdict"), "{{model}}: {{verdict}}", height=10, steps=[(None, "blue")]),
-            lines("Flaws", "What was wrong with answers?", "reqps", (rate(f"spectra_flaws_total{{{MODEL}}}", "model, flaw"), "{{model}}: {{flaw}}"), custom=STACKED, height=10),
+            lines("Flaws", "What was wrong with answers?", "reqps", (some(rate(f"spectra_flaws_total{{{MODEL}}}", "model, flaw")), "{{model}}: {{flaw}}"), custom=STACKED, height=10),
         ]),
         ("What mends them", [
-            bars("Repairs by stage", "Which repair without a model brought an answer through?", "short", grow("spectra_repairs_total", "stage, result"), "{{stage}}: {{result}}", height=10, steps=[(None, "purple")]),
+            bars("Repairs by stage", "Which repair without a model brought an answer through?", "short", some(grow("spectra_repairs_total", "stage, result")), "{{stage}}: {{result}}", height=10, steps=[(None, "purple")]),
             lines("Second attempts", "How often is a model asked again, asked to continue, or the next one asked?", "reqps", (rate(f'spectra_asks_total{{{MODEL},why!="first"}}', "model, why"), "{{model}}: {{why}}"), height=10),
             lines("Attempts per request", "How many attempts does an answer take?", "short", (f'{rate(f"spectra_attempts_total{{{ROUTE}}}", "route")} / ({rate(f"spectra_first_tries_total{{{ROUTE}}}", "route")} > 0)', "{{route}}"), min=1),
             lines("Verification of delivered answers", "What did clients get?", "reqps", (rate(f"spectra_verified_total{{{ROUTE}}}", "verified"), "{{verified}}"), custom=STACKED),
@@ -224,6 +231,10 @@ def engine():
             lines("Memory", "Does the gateway grow? (The worker is a process of its own.)", "bytes", ("sum by (instance) (process_resident_memory_bytes)", "{{instance}}"), width=8),
             lines("Open files", "Does it leak connections?", "short", ("sum by (instance) (process_open_fds)", "{{instance}}"), width=8),
             lines("Ledger", "Does the ledger keep up?", "short", ("sum(spectra_ledger_queue)", "waiting"), (rate("spectra_ledger_rows_total"), "rows per second"), (rate("spectra_ledger_dropped_total"), "dropped per second"), width=8),
+            stat("Config file", "Is the config in the file the one in force, or was its last reload rejected?", "short", "min(spectra_config_last_reload_successful)", "config", 8, 8, steps=[(None, "red"), (1, "green")],
+                 mappings=[{"type": "value", "options": {"0": {"text": "rejected", "color": "red", "index": 0}, "1": {"text": "in force", "color": "green", "index": 1}}}]),
+            panel("state-timeline", "Config in force", "Which config was in force when?", "short", [target("max by (hash) (spectra_config_info)", "{{hash}}")], 16, 8,
+                  mappings=[{"type": "value", "options": {"0": {"text": "earlier", "color": "text", "index": 0}, "1": {"text": "in force", "color": "green", "index": 1}}}]),
         ]),
     ])
 
@@ -233,7 +244,7 @@ def upstreams():
     return dashboard("upstreams", "Upstreams", "Which model or provider is failing, and how is the gateway coping?", ["model"], [
         ("Health", [
             panel("state-timeline", "Circuit breakers", "Which backend was left alone, and when?", "short", [target(f"max by (model) (spectra_breaker_state{{{MODEL}}})", "{{model}}")], 24, 6, mappings=states),
-            lines("Errors by cause", "What goes wrong between us and them?", "reqps", (rate(f"spectra_backend_errors_total{{{MODEL}}}", "model, error"), "{{model}}: {{error}}"), custom=STACKED),
+            lines("Errors by cause", "What goes wrong between us and them?", "reqps", (some(rate(f"spectra_backend_errors_total{{{MODEL}}}", "model, error")), "{{model}}: {{error}}"), custom=STACKED),
             lines("Attempts that gave an answer", "What share of attempts came back at all?", "percentunit",
                   (share(rate(f'spectra_attempts_total{{{MODEL},verdict!~"error|cancelled"}}', "model"), rate(f'spectra_attempts_total{{{MODEL},verdict!="cancelled"}}', "model")), "{{model}}"), max=1, min=0),
         ]),
@@ -245,7 +256,7 @@ def upstreams():
             lines("Attempts", "Who is asked how often?", "reqps", (rate(f"spectra_asks_total{{{MODEL}}}", "model"), "{{model}}"), custom=STACKED),
             lines("Tokens per attempt", "How long are prompts and answers on average?", "short", (share(rate(f"gen_ai_client_token_usage_sum{{{GEN_AI}}}", "gen_ai_request_model, gen_ai_token_type"), rate(f"gen_ai_client_token_usage_count{{{GEN_AI}}}", "gen_ai_request_model, gen_ai_token_type")), "{{gen_ai_request_model}} {{gen_ai_token_type}}")),
             lines("Answers without usage", "Which models do not count their tokens?", "reqps", (rate(f"spectra_usage_missing_total{{{MODEL}}}", "model"), "{{model}}")),
-            lines("Errors sent to clients", "What do clients see of all this?", "reqps", (rate("spectra_errors_total", "status, code"), "{{status}} {{code}}"), custom=STACKED),
+            lines("Errors sent to clients", "What do clients see of all this?", "reqps", (some(rate("spectra_errors_total", "status, code")), "{{status}} {{code}}"), custom=STACKED),
         ]),
     ])
 

@@ -100,6 +100,7 @@ impl Config {
             route.check(name, &self.backends)?;
         }
         self.check_aliases()?;
+        self.check_comparison()?;
         self.resolve_backends(env)?;
         self.resolve_keys(env)?;
         self.resolve_rest(env)?;
@@ -128,6 +129,9 @@ impl Config {
                 }
             }
             self.notices.push(format!("backend {name} is left out: {why}"));
+            if self.accounting.compare_with.as_ref() == Some(&name) {
+                self.notices.push(format!("savings are not against {name}, which is left out, but against the dearest backend"));
+            }
         }
         Ok(())
     }
@@ -173,6 +177,17 @@ impl Config {
             }
         }
         self.router.check(&self.routes)
+    }
+
+    fn check_comparison(&self) -> Result<(), error::Fault> {
+        match &self.accounting.compare_with {
+            Some(name) if !self.backends.contains_key(name) => {
+                let known = self.backends.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+                let message = format!("accounting.compare_with is {name}, which is not a backend");
+                Err(error::Fault::new(None, message, format!("write one of: {known}, or leave it out for the dearest")))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_aliases(&self) -> Result<(), error::Fault> {

@@ -9,6 +9,7 @@ use spectra_gateway::cli::check::{self, CheckArgs};
 use spectra_gateway::cli::engine::{self, EngineArgs};
 use spectra_gateway::cli::eval::{self, EvalArgs};
 use spectra_gateway::cli::explain::{self, ExplainArgs};
+use spectra_gateway::cli::key::{self, KeyArgs};
 use spectra_gateway::cli::ledger::{self, LedgerArgs};
 use spectra_gateway::cli::model::{self, ModelArgs};
 use spectra_gateway::cli::replay::{self, ReplayArgs};
@@ -32,6 +33,8 @@ enum Cli {
     /// Serve one GGUF model with llama.cpp on the OpenAI wire
     #[cfg(feature = "llama")]
     Engine(EngineArgs),
+    /// Make a key for a caller, and its hash for the config
+    Key(KeyArgs),
     /// Get models onto this machine, list, remove and find them
     Model(ModelArgs),
     /// Score chat requests, a line in and a line out
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Cli::Serve(args) => serve::run(&args),
         Cli::Check(args) => check::run(&args),
         Cli::Explain(args) => explain::run(&args),
+        Cli::Key(args) => key::run(&args),
         #[cfg(feature = "llama")]
         Cli::Engine(args) => waiting(engine::run(args)),
         Cli::Model(args) => waiting(model::run(args)),

@@ -75,6 +75,16 @@ fn a_wrong_config_is_told_with_line_and_remedy() {
 }
 
 #[test]
+fn a_made_key_is_let_in_by_its_hash_and_no_two_are_the_same() {
+    let made = || String::from_utf8(spectra(&["key", "bob"]).output().unwrap().stdout).unwrap();
+    let (one, other) = (made(), made());
+    assert_ne!(one, other);
+    assert!(one.starts_with("# for the caller, shown only here: sk-spectra-"), "{one}");
+    let config = file(&(one + CONFIG));
+    assert!(spectra(&["check", config.path().to_str().unwrap()]).output().unwrap().status.success());
+}
+
+#[test]
 fn explain_says_route_score_and_plan_without_a_model() {
     let body = |text: &str| format!(r#"{{"model":"auto","messages":[{{"role":"user","content":"{text}"}}]}}"#);
     let config = file(CONFIG);

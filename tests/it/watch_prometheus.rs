@@ -111,6 +111,9 @@ async fn load(spectra: &Spectra, own: bool) -> Seen {
     assert_eq!(spectra.post(CHAT, "{").await.unwrap().status, 400);
     let said = json!({ "request_id": seen.ids[0], "usable": true }).to_string();
     assert_eq!(spectra.post("/v1/feedback", &said).await.unwrap().status, 200);
+    let json =
+        json!({ "model": "fenced", "response_format": { "type": "json_object" }, "messages": [{ "role": "user", "content": "JSON." }] });
+    assert_eq!(spectra.post(CHAT, &json.to_string()).await.unwrap().header("x-spectra-verified"), Some("repaired"));
     if own {
         let body = json!({ "model": "own", "max_tokens": 4, "messages": [{ "role": "user", "content": "Say hello." }] });
         for _ in 0..3 {
@@ -127,7 +130,8 @@ async fn a_real_prometheus_sees_what_clients_saw_and_what_the_engine_does() {
     let folder = tempfile::tempdir().unwrap();
     let (spectra, own) = spectra(folder.path()).await;
     let prometheus = Prometheus::start(&program, &spectra.admin.to_string());
-    let more = if own { 3.0 } else { 0.0 };
+    // Beside the scripted traffic: a repaired answer, and three of the local worker.
+    let more = if own { 4.0 } else { 1.0 };
     if own {
         prometheus.until("spectra_engine_up{model=\"own\"}", 1.0).await;
     }
@@ -140,7 +144,9 @@ async fn a_real_prometheus_sees_what_clients_saw_and_what_the_engine_does() {
     // Of the five second attempts one continues a truncated answer, where it stands; the others go to `big`.
     let (local, strong, second) = (f64::from(seen.local), f64::from(20 - seen.local), f64::from(seen.escalated));
     for (query, wanted) in [
-        ("sum(spectra_requests_total{outcome=\"usable\"})", f64::from(seen.answered)),
+        ("sum(spectra_requests_total{outcome=\"usable\"})", f64::from(seen.answered) + 1.0),
+        ("sum(spectra_repairs_total{stage=\"fence\",result=\"mended\"})", 1.0),
+        ("sum(spectra_verified_total{route=\"fenced\",verified=\"repaired\"})", 1.0),
         ("sum(spectra_requests_total{route=\"local\"})", local),
         ("sum(spectra_requests_total{route=\"strong\"})", strong),
         ("sum(spectra_requests_total{outcome=\"rejected\"})", 1.0),
@@ -163,7 +169,7 @@ async fn a_real_prometheus_sees_what_clients_saw_and_what_the_engine_does() {
         ("sum(gen_ai_client_token_usage_count{gen_ai_request_model=\"big\",gen_ai_token_type=\"output\"})", strong + second - 1.0),
         ("sum(spectra_router_difficulty_count{route=\"local\"})", local),
         ("sum(spectra_overhead_seconds_count{phase=\"plan\"})", 20.0 + more),
-        ("sum(spectra_requests_total{outcome=\"unjudged\"})", more),
+        ("sum(spectra_requests_total{outcome=\"unjudged\"})", more - 1.0),
         ("spectra_in_flight_requests", 0.0),
     ] {
         let found = prometheus.ask(query).await.unwrap();

@@ -5,6 +5,7 @@ pub mod check;
 pub mod engine;
 pub mod eval;
 pub mod explain;
+pub mod key;
 pub mod ledger;
 pub mod model;
 pub mod replay;
