@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use tower::ServiceExt;
 
-use crate::breaker::State;
 use crate::forward::{Forward, Forwarded, Forwarder};
 use crate::guard::{Gate, Load};
 use crate::{Ask, BackendError, Facts, Member, Reply};
@@ -130,13 +129,19 @@ impl Fleet {
     /// True where an attempt would be let through now.
     #[must_use]
     pub fn admits(&self, name: &str) -> bool {
-        self.load(name).is_none_or(|load| load.breaker != State::Open)
+        self.0.gates.get(name).is_none_or(|gate| gate.admits())
     }
 
     /// 95th percentile of the time to the first chunk of its recent streams: later than that is worth a hedge.
     #[must_use]
     pub fn first_chunk_p95(&self, name: &str) -> Option<Duration> {
-        self.load(name)?.first_chunk_p95
+        self.0.gates.get(name)?.first_chunk_p95()
+    }
+
+    /// How long a request will probably wait for a place; none where the backend stands behind no guard.
+    #[must_use]
+    pub fn expected_wait(&self, name: &str) -> Option<Duration> {
+        Some(self.0.gates.get(name)?.expected_wait())
     }
 }
 

@@ -11,14 +11,14 @@ use futures_util::Stream;
 use parking_lot::Mutex;
 use spectra_config as config;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
 
 use crate::breaker::{Admission, Breaker, Outcome, State};
 use crate::forward::{Forward, Forwarded, Forwarder};
 use crate::latency::Latency;
-use crate::{Ask, Backend, BackendError, Chunk, Phase, Reply};
+use crate::{Alarm, Ask, Backend, BackendError, Chunk, Phase, Reply};
 
 /// The bounds of one backend and what they count. One per backend, shared by all its callers.
 #[derive(Debug)]
@@ -94,12 +94,30 @@ impl Gate {
         self.breaker.lock().report(usable, Instant::now());
     }
 
+    /// True where an attempt would be let through now.
+    #[must_use]
+    pub fn admits(&self) -> bool {
+        self.breaker.lock().state(Instant::now()) != State::Open
+    }
+
+    /// How long a request that comes now will probably wait for a place, from how long places were held of late.
+    #[must_use]
+    pub fn expected_wait(&self) -> Duration {
+        let (in_flight, queued) = (self.in_flight.load(Relaxed), self.queued.load(Relaxed));
+        let turns = if in_flight < self.concurrency { 0 } else { u64::from(queued) + 1 };
+        Duration::from_micros(turns * self.held_us.load(Relaxed) / u64::from(self.concurrency))
+    }
+
+    #[must_use]
+    pub fn first_chunk_p95(&self) -> Option<Duration> {
+        self.first_chunk.quantile(0.95)
+    }
+
+    /// All of it, for those who look now and then: the hot path asks for the one thing it needs.
     #[must_use]
     pub fn load(&self) -> Load {
         let now = Instant::now();
         let (in_flight, queued) = (self.in_flight.load(Relaxed), self.queued.load(Relaxed));
-        let turns = if in_flight < self.concurrency { 0 } else { u64::from(queued) + 1 };
-        let expected_wait = Duration::from_micros(turns * self.held_us.load(Relaxed) / u64::from(self.concurrency));
         let breaker = self.breaker.lock();
         Load {
             in_flight,
@@ -109,24 +127,27 @@ impl Gate {
             breaker: breaker.state(now),
             breaker_opened: breaker.opened(),
             retry_after: breaker.retry_after(now),
-            first_chunk_p95: self.first_chunk.quantile(0.95),
-            expected_wait,
+            first_chunk_p95: self.first_chunk_p95(),
+            expected_wait: self.expected_wait(),
         }
     }
 
     async fn call(self: Arc<Self>, inner: Backend, ask: Ask) -> Result<Reply, BackendError> {
         let stream = ask.request.view().stream;
         let (attempt, bounds) = self.start(ask.deadline, stream).await?;
-        let (attempt, reply) = attempt.until(bounds, inner.oneshot(ask)).await?;
-        let chunks = Watched::new(reply.chunks, attempt, bounds, |chunk: &Chunk| chunk.view.choices.iter().any(|c| c.finish.is_some()));
+        let mut timer = Alarm::at(bounds.first_chunk);
+        let (attempt, reply) = attempt.until(bounds, &mut timer, inner.oneshot(ask)).await?;
+        let chunks =
+            Watched::new(reply.chunks, attempt, bounds, timer, |chunk: &Chunk| chunk.view.choices.iter().any(|c| c.finish.is_some()));
         Ok(Reply { headers: reply.headers, chunks: Box::pin(chunks) })
     }
 
     async fn forward(self: Arc<Self>, inner: Forwarder, forward: Forward) -> Result<Forwarded, BackendError> {
         let (attempt, bounds) = self.start(forward.deadline, forward.stream).await?;
-        let (attempt, reply) = attempt.until(bounds, inner.oneshot(forward)).await?;
+        let mut timer = Alarm::at(bounds.first_chunk);
+        let (attempt, reply) = attempt.until(bounds, &mut timer, inner.oneshot(forward)).await?;
         // Bytes that are not read say nothing of an end: only the stream's own end is a good one.
-        let body = Watched::new(reply.body, attempt, bounds, |_| false);
+        let body = Watched::new(reply.body, attempt, bounds, timer, |_| false);
         Ok(Forwarded { body: Box::pin(body), ..reply })
     }
 
@@ -230,10 +251,16 @@ struct Attempt {
 
 impl Attempt {
     /// Waits for the head of the reply.
-    async fn until<T>(mut self, bounds: Bounds, reply: impl Future<Output = Result<T, BackendError>>) -> Result<(Self, T), BackendError> {
-        let result = timeout_at(bounds.first_chunk, reply)
+    async fn until<T>(
+        mut self,
+        bounds: Bounds,
+        timer: &mut Alarm,
+        reply: impl Future<Output = Result<T, BackendError>>,
+    ) -> Result<(Self, T), BackendError> {
+        let result = timer
+            .before(reply)
             .await
-            .unwrap_or_else(|_| Err(bounds.timeout(if bounds.first_chunk < bounds.total { Phase::FirstChunk } else { Phase::Total })));
+            .unwrap_or_else(|| Err(bounds.timeout(if bounds.first_chunk < bounds.total { Phase::FirstChunk } else { Phase::Total })));
         match result {
             Ok(reply) => Ok((self, reply)),
             Err(error) => {
@@ -287,14 +314,14 @@ struct Watched<T> {
     live: Option<(Inner<T>, Attempt)>,
     bounds: Bounds,
     finishes: fn(&T) -> bool,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Alarm,
     /// When the last item came; `None` before the first.
     last: Option<Instant>,
 }
 
 impl<T> Watched<T> {
-    fn new(inner: Inner<T>, attempt: Attempt, bounds: Bounds, finishes: fn(&T) -> bool) -> Self {
-        Self { live: Some((inner, attempt)), bounds, finishes, timer: None, last: None }
+    fn new(inner: Inner<T>, attempt: Attempt, bounds: Bounds, timer: Alarm, finishes: fn(&T) -> bool) -> Self {
+        Self { live: Some((inner, attempt)), bounds, finishes, timer, last: None }
     }
 
     /// The next deadline and its name.
@@ -335,7 +362,7 @@ impl<T> Watched<T> {
     fn overdue(&mut self, cx: &mut Context<'_>) -> Poll<Phase> {
         loop {
             let (at, phase) = self.due();
-            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(at)));
+            let timer = &mut self.timer.0;
             if timer.deadline() > at {
                 timer.as_mut().reset(at);
             }

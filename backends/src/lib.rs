@@ -1,5 +1,6 @@
 //! How to talk to one model. Read `Backend` and `Fleet` first; `chat` and `chunk` are the wire's two halves.
 
+mod alarm;
 pub mod breaker;
 mod build;
 pub mod chat;
@@ -24,6 +25,7 @@ use http::HeaderMap;
 use tokio::time::Instant;
 use tower::util::BoxCloneSyncService;
 
+pub use alarm::Alarm;
 pub use build::{BuildError, Local, fleet, renewed};
 pub use chat::ChatRequest;
 pub use chunk::Chunk;

@@ -16,6 +16,7 @@ mod feedback;
 mod fleet;
 pub mod kept;
 pub mod ledger;
+mod lines;
 pub mod live;
 pub mod logs;
 pub mod metrics;

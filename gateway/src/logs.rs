@@ -9,6 +9,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
+use crate::lines::Lines;
+
 /// Changes how much is logged while the process runs.
 #[derive(Debug, Default)]
 pub struct Level(Option<reload::Handle<EnvFilter, Registry>>);
@@ -29,9 +31,9 @@ pub fn filter(tracing: &Tracing) -> anyhow::Result<EnvFilter> {
 ///
 /// # Errors
 /// As `filter`.
-pub fn start(tracing: &Tracing) -> anyhow::Result<Level> {
+pub(crate) fn start(tracing: &Tracing, lines: &Lines) -> anyhow::Result<Level> {
     let (filter, handle) = reload::Layer::new(filter(tracing)?);
-    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let lines = fmt::layer().with_writer(lines.clone()).with_ansi(std::io::stderr().is_terminal());
     let lines = if tracing.json { lines.json().flatten_event(true).boxed() } else { lines.boxed() };
     // A subscriber that is there already (a test's) stays, and so does its level.
     let set = tracing_subscriber::registry().with(filter).with(lines).try_init().is_ok();

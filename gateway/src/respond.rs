@@ -65,7 +65,7 @@ pub(crate) async fn answered(
     let Answer { head, mut chunks } = answer;
     if manner.streamed {
         let mut response = Response::new(Body::Whole(None));
-        describe(response.headers_mut(), &head, &record, manner.debug);
+        *response.headers_mut() = describe(head, &record, manner.debug);
         record.data.status = StatusCode::OK.as_u16();
         *response.body_mut() = stream(chunks, dialect, manner, record);
         events(response.headers_mut());
@@ -80,7 +80,7 @@ pub(crate) async fn answered(
         None => return failed(&Failure::upstream(nothing(), None), dialect.entrance(), record),
     };
     let mut response = Response::new(Body::whole(bytes));
-    describe(response.headers_mut(), &head, &record, manner.debug);
+    *response.headers_mut() = describe(head, &record, manner.debug);
     response.headers_mut().insert(header::CONTENT_TYPE, JSON);
     record.first_byte();
     record.end(Outcome::Delivered, 200, None);
@@ -146,9 +146,9 @@ const TRAIL: HeaderName = HeaderName::from_static("x-spectra-trail");
 const TIMING: HeaderName = HeaderName::from_static("x-spectra-timing");
 
 /// How the answer came about: the short set, and with `debug` the rest.
-fn describe(headers: &mut HeaderMap, head: &Head, record: &Record, debug: bool) {
+fn describe(head: Head, record: &Record, debug: bool) -> HeaderMap {
+    let mut headers = head.headers;
     headers.reserve(16);
-    headers.extend(head.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
     let mut put = |name: HeaderName, value: &str| {
         if let Ok(value) = HeaderValue::from_str(value) {
             headers.insert(name, value);
@@ -156,23 +156,27 @@ fn describe(headers: &mut HeaderMap, head: &Head, record: &Record, debug: bool) 
     };
     put(ROUTE, &head.route);
     put(MODEL, &head.model);
+    let mut reason = "";
     record.trail.read(|account| {
         if let Some(score) = &account.score {
             put(SCORE, &format!("{:.3}", score.difficulty));
         }
-        put(REASON, record::reason(account));
+        reason = record::reason(account);
         if debug {
             let attempts: Vec<String> = account.attempts.iter().map(record::AttemptData::from).map(|attempt| attempt.summary()).collect();
             put(TRAIL, &attempts.join(", "));
             put(TIMING, &format!("plan_us={} verify_us={}", account.plan_time.as_micros(), account.verify_time.as_micros()));
         }
     });
-    put(VERIFIED, head.verified.as_str());
     put(COST_USD, &usd(head.cost_usd));
-    headers.insert(ATTEMPTS, HeaderValue::from(head.attempts));
+    headers.insert(REASON, HeaderValue::from_static(reason));
+    headers.insert(VERIFIED, HeaderValue::from_static(head.verified.as_str()));
+    let attempts = ["0", "1", "2", "3", "4"].get(head.attempts).copied().map(HeaderValue::from_static);
+    headers.insert(ATTEMPTS, attempts.unwrap_or_else(|| HeaderValue::from(head.attempts)));
     if let Some(caller) = &record.caller {
-        caller.tell(headers);
+        caller.tell(&mut headers);
     }
+    headers
 }
 
 fn usd(amount: f64) -> String {
@@ -197,12 +201,16 @@ struct Flow {
     over: Pin<Box<WaitForCancellationFutureOwned>>,
     finished: bool,
     closed: bool,
+    /// What is to be written next.
+    out: BytesMut,
+    /// The upstream's task has had a turn since the last chunk.
+    waited: bool,
 }
 
 fn stream(chunks: ChunkStream, dialect: Box<dyn Dialect>, manner: Manner, record: Record) -> Body {
     let over = Box::pin(manner.over.clone().cancelled_owned());
     let (pumped, within) = (manner.pumped, manner.write_within);
-    let flow = Flow { chunks, dialect, manner, record, over, finished: false, closed: false };
+    let flow = Flow { chunks, dialect, manner, record, over, finished: false, closed: false, out: BytesMut::new(), waited: false };
     Body::Stream(if pumped { pump(flow, within) } else { Box::pin(flow) })
 }
 
@@ -240,18 +248,29 @@ impl Flow {
         self.dialect.chunk(chunk, &self.manner, out);
     }
 
-    /// Collects what is there; `Pending` only with nothing collected.
+    /// Collects what is there. The task that reads the upstream's socket hands over one chunk at a time, so it gets a
+    /// turn after each: what has arrived already then goes out in one write. The first chunk does not wait for that.
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         if self.closed {
             return Poll::Ready(None);
         }
-        let mut out = BytesMut::new();
+        let mut out = std::mem::take(&mut self.out);
         while !self.closed && out.len() < FRAME_BYTES {
             match self.chunks.poll_next_unpin(cx) {
-                Poll::Ready(Some(Ok(chunk))) => self.take(&chunk, &mut out),
+                Poll::Ready(Some(Ok(chunk))) => {
+                    self.waited = false;
+                    self.take(&chunk, &mut out);
+                }
                 Poll::Ready(Some(Err(error))) => self.break_off(&Failure::upstream(error, None), &mut out),
                 Poll::Ready(None) => self.finish(&mut out),
-                Poll::Pending if !out.is_empty() => break,
+                Poll::Pending if !out.is_empty() => {
+                    if self.record.data.timings.first_byte.is_none() || std::mem::replace(&mut self.waited, true) {
+                        break;
+                    }
+                    self.out = out;
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 Poll::Pending => match self.over.poll_unpin(cx) {
                     Poll::Ready(()) => self.break_off(&Refusal::Draining.into(), &mut out),
                     Poll::Pending => return Poll::Pending,

@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use spectra_backends::chunk::{Finish, Usage};
-use spectra_backends::{BackendError, ChatRequest, Chunk, Continuation, Fleet, Reply};
+use spectra_backends::{Alarm, BackendError, ChatRequest, Chunk, Continuation, Fleet, Reply};
 use tokio::time::{Instant, sleep};
 
-use crate::alarm::Alarm;
 use crate::asking::{Before, continuation, joined, reask, roomier};
 use crate::compose::recompose;
 use crate::decide::{Limits, Past, Seen, Step, next};

@@ -5,10 +5,9 @@ use std::time::{Duration, Instant as Clock};
 
 use futures_util::StreamExt;
 use spectra_backends::chunk::Usage;
-use spectra_backends::{BackendError, Chunk, ChunkStream, Phase, Reply};
+use spectra_backends::{Alarm, BackendError, Chunk, ChunkStream, Phase, Reply};
 use tokio::time::Instant;
 
-use crate::alarm::Alarm;
 use crate::plan::{Held, Plan};
 use crate::verify::{Checks, Doubt, Flaw, Judged, Verdict, Verifier};
 

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use async_stream::stream;
 use futures_util::StreamExt;
 use spectra_backends::chunk::{Finish, Usage};
-use spectra_backends::{Ask, BackendError, ChatRequest, Chunk, ChunkStream, Phase};
+use spectra_backends::{Alarm, Ask, BackendError, ChatRequest, Chunk, ChunkStream, Phase};
 use tokio::time::{Instant, timeout_at};
 
-use crate::alarm::Alarm;
 use crate::asking::{continuation, overlap};
 use crate::climb::{cost_usd, summed};
 use crate::compose::{content_chunk, finish_chunk, usage_chunk};

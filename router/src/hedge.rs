@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
-use spectra_backends::{Ask, BackendError, ChatRequest, Fleet, Phase, Reply};
+use spectra_backends::{Alarm, Ask, BackendError, ChatRequest, Fleet, Phase, Reply};
 use tokio::time::{Instant, sleep};
 
 use crate::Asked;
-use crate::alarm::Alarm;
 
 /// One backend to be asked, and until when.
 pub(crate) struct Opening {

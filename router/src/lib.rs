@@ -3,7 +3,6 @@
 //! Everything here is a pure function of values, but for `Fleet::call` in `climb`.
 
 mod affinity;
-mod alarm;
 mod asking;
 mod climb;
 mod compose;
@@ -338,7 +337,7 @@ impl Router {
         };
         let wait_ms = |route: &Route| {
             let first = route.rungs.first().into_iter().flatten().filter(|(name, _)| able(name));
-            let waits = first.filter_map(|(name, _)| Some(self.fleet.load(name)?.expected_wait.as_secs_f32() * 1000.0));
+            let waits = first.filter_map(|(name, _)| Some(self.fleet.expected_wait(name)?.as_secs_f32() * 1000.0));
             waits.reduce(f32::min).unwrap_or(0.0)
         };
         Situation {

@@ -10,6 +10,7 @@ use spectra_config::{Backend, BackendKind, Config};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::load;
+use crate::lines::Lines;
 use crate::live::Read;
 use crate::logs::{self, Level};
 use crate::{Gateway, Listeners, Live, Server};
@@ -43,8 +44,11 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         Ok(config)
     };
     let config = read()?;
-    let level = logs::start(&config.tracing)?;
-    super::runtime(config.server.threads)?.block_on(serve(config, Box::new(read), beside, level))
+    let lines = Lines::start()?;
+    let level = logs::start(&config.tracing, &lines)?;
+    let ended = super::runtime(config.server.threads)?.block_on(serve(config, Box::new(read), beside, level));
+    lines.write();
+    ended
 }
 
 async fn serve(config: Config, read: Read, beside: Option<PathBuf>, level: Level) -> anyhow::Result<ExitCode> {

@@ -6,11 +6,12 @@ use std::task::Poll;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// The request's deadline.
+/// A deadline, for one wait after another.
 #[derive(Debug)]
-pub(crate) struct Alarm(Pin<Box<Sleep>>);
+pub struct Alarm(pub(crate) Pin<Box<Sleep>>);
 
 impl Alarm {
+    #[must_use]
     pub fn at(deadline: Instant) -> Self {
         Self(Box::pin(sleep_until(deadline)))
     }
