@@ -19,6 +19,8 @@ use crate::{Body, Failure, Refusal};
 
 /// Chunks that are there already travel in one frame of up to so many bytes.
 const FRAME_BYTES: usize = 16 << 10;
+/// hyper asks a body that has nothing once more before it lets other tasks run.
+const ASKED_IN_A_TURN: u8 = 2;
 /// Frames that wait for an HTTP/2 client to take them.
 const PUMPED_FRAMES: usize = 8;
 
@@ -203,14 +205,14 @@ struct Flow {
     closed: bool,
     /// What is to be written next.
     out: BytesMut,
-    /// The upstream's task has had a turn since the last chunk.
-    waited: bool,
+    /// Times it was asked since the last chunk, in vain.
+    asked: u8,
 }
 
 fn stream(chunks: ChunkStream, dialect: Box<dyn Dialect>, manner: Manner, record: Record) -> Body {
     let over = Box::pin(manner.over.clone().cancelled_owned());
     let (pumped, within) = (manner.pumped, manner.write_within);
-    let flow = Flow { chunks, dialect, manner, record, over, finished: false, closed: false, out: BytesMut::new(), waited: false };
+    let flow = Flow { chunks, dialect, manner, record, over, finished: false, closed: false, out: BytesMut::new(), asked: 0 };
     Body::Stream(if pumped { pump(flow, within) } else { Box::pin(flow) })
 }
 
@@ -258,15 +260,16 @@ impl Flow {
         while !self.closed && out.len() < FRAME_BYTES {
             match self.chunks.poll_next_unpin(cx) {
                 Poll::Ready(Some(Ok(chunk))) => {
-                    self.waited = false;
+                    self.asked = 0;
                     self.take(&chunk, &mut out);
                 }
                 Poll::Ready(Some(Err(error))) => self.break_off(&Failure::upstream(error, None), &mut out),
                 Poll::Ready(None) => self.finish(&mut out),
                 Poll::Pending if !out.is_empty() => {
-                    if self.record.data.timings.first_byte.is_none() || std::mem::replace(&mut self.waited, true) {
+                    if self.record.data.timings.first_byte.is_none() || self.asked == ASKED_IN_A_TURN {
                         break;
                     }
+                    self.asked += 1;
                     self.out = out;
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
