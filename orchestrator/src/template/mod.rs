@@ -168,6 +168,7 @@ fn endpoints_in(request: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::check::Texts;
 
     #[test]
     fn the_request_chooses_the_set() {
@@ -197,5 +198,19 @@ mod tests {
             &["requirements.txt", "Dockerfile", ".dockerignore", "docker-compose.yml", "README.md"],
         );
         check("a service without Docker, no README", &["requirements.txt"]);
+    }
+
+    #[test]
+    fn compose_brings_the_database_that_the_code_uses() {
+        let set = Set::load("fastapi", &[]).unwrap();
+        let check = |imported: &str, wants: &[&str], lacks: &[&str]| {
+            let plan = set.default_plan("a-b", "");
+            let texts = Texts::from([("app/main.py".to_owned(), format!("{imported}\n"))]);
+            let text = set.render(&plan, plan.file("docker-compose.yml").unwrap(), &texts).unwrap().unwrap();
+            assert!(wants.iter().all(|part| text.contains(part)) && !lacks.iter().any(|part| text.contains(part)), "{imported}:\n{text}");
+        };
+        check("import os", &["a-b:"], &["postgres", "redis", "depends_on", "volumes"]);
+        check("import asyncpg", &["postgresql+asyncpg://", "postgres:16", "condition: service_healthy"], &["redis"]);
+        check("import psycopg2\nimport redis", &["postgresql://", "redis:7", "REDIS_URL"], &["asyncpg"]);
     }
 }
