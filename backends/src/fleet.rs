@@ -138,6 +138,12 @@ impl Fleet {
         self.0.gates.get(name)?.first_chunk_p95()
     }
 
+    /// How long a request takes there, as far as is known.
+    #[must_use]
+    pub fn held(&self, name: &str) -> Option<Duration> {
+        Some(self.0.gates.get(name)?.held())
+    }
+
     /// How long a request will probably wait for a place; none where the backend stands behind no guard.
     #[must_use]
     pub fn expected_wait(&self, name: &str) -> Option<Duration> {

@@ -108,6 +108,12 @@ impl Gate {
         Duration::from_micros(turns * self.held_us.load(Relaxed) / u64::from(self.concurrency))
     }
 
+    /// How long a request held its place of late: what one takes, as far as is known.
+    #[must_use]
+    pub fn held(&self) -> Duration {
+        Duration::from_micros(self.held_us.load(Relaxed))
+    }
+
     #[must_use]
     pub fn first_chunk_p95(&self) -> Option<Duration> {
         self.first_chunk.quantile(0.95)

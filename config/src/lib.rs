@@ -16,7 +16,7 @@ pub use backend::{
     Backend, BackendKind, Breaker, Continues, Deadlines, KvType, Llama, Openai, Price, Sampling, Script, ScriptAnswer, Workers,
 };
 pub use error::ConfigError;
-pub use route::{Checks, Exhausted, Hold, Policy, Route, Router, Rung, Verify};
+pub use route::{Cascade, Checks, Exhausted, Hold, Policy, Route, Router, Rung, Verify};
 pub use secret::{Environment, Secret, Text};
 pub use server::{Accounting, Admin, Key, Limits, Server, Tracing};
 

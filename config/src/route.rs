@@ -143,6 +143,28 @@ pub struct Router {
     pub affinity_ms: u64,
     /// Weights made by `spectra train`; unset: the built-in ones.
     pub weights: Option<String>,
+    /// Ask the next model after the first words of a local answer that its own model doubts; unset: only whole answers are judged.
+    pub cascade: Option<Cascade>,
+}
+
+/// `[router.cascade]`: when the log probabilities of a local answer's first tokens send the request on.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cascade {
+    /// Only requests whose chance of a usable local answer lies within these bounds are watched, 0 to 1.
+    pub band: (f64, f64),
+    /// Tokens that are looked at before the answer is let through.
+    pub tokens: u32,
+    /// Least mean log probability of these tokens; unset: not looked at.
+    pub min_mean_logprob: Option<f64>,
+    /// Least mean distance to the second likeliest token; unset: not looked at.
+    pub min_mean_margin: Option<f64>,
+}
+
+impl Default for Cascade {
+    fn default() -> Self {
+        Self { band: (0.2, 0.9), tokens: 16, min_mean_logprob: Some(-1.0), min_mean_margin: None }
+    }
 }
 
 impl Default for Router {
@@ -156,6 +178,7 @@ impl Default for Router {
             learn: true,
             affinity_ms: 600_000,
             weights: None,
+            cascade: None,
         }
     }
 }
@@ -305,6 +328,17 @@ impl Router {
         };
         if !(0.0..=1.0).contains(&share) {
             return Err(Fault::new(None, format!("router.policy has {share}, which is not within 0 to 1"), "write a share such as 0.5"));
+        }
+        if let Some(cascade) = &self.cascade {
+            let (low, high) = cascade.band;
+            let sound = 0.0 <= low && low <= high && high <= 1.0 && (1..=256).contains(&cascade.tokens);
+            if !sound {
+                return Err(Fault::new(
+                    None,
+                    format!("router.cascade: the band {low} to {high} or the {} tokens cannot be", cascade.tokens),
+                    "write a band within 0 to 1, such as [0.2, 0.9], and 1 to 256 tokens",
+                ));
+            }
         }
         if !(0.0..=0.1).contains(&self.explore) {
             return Err(Fault::new(

@@ -59,7 +59,7 @@ pub(crate) fn record(attempts: Vec<AttemptData>) -> RecordData {
         model: attempts.last().map(|attempt| Arc::clone(&attempt.model)),
         score: Some(0.3),
         reason: "score",
-        decision: Decision { predicted: Some(0.72), reasons: vec![("words", 0.2), ("code", -0.1)] },
+        decision: Decision { predicted: Some(0.72), propensity: Some(1.0), reasons: vec![("words", 0.2), ("code", -0.1)] },
         verified: Verified::Ok,
         usage: attempts.last().and_then(|attempt| attempt.usage),
         attempts,

@@ -18,7 +18,7 @@ fn main() {
         for body in &bodies {
             if let Ok(request) = ChatRequest::parse(body.clone()) {
                 let score = scorer.score(&request);
-                scorer.learn(&score, Outcome { local: true, usable: true, propensity: 1.0 });
+                scorer.teach(&score, Outcome { local: true, usable: true, propensity: 1.0 });
             }
         }
         let mut micros: Vec<f64> = (0..rounds)

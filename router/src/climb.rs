@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use crate::asking::{Before, continuation, joined, reask, roomier};
 use crate::compose::recompose;
 use crate::decide::{Limits, Past, Seen, Step, next};
-use crate::draft::{Draft, Reading, rejudged};
+use crate::draft::{Draft, Reading, Watched, rejudged};
 use crate::error::RouteError;
 use crate::flow::Flow;
 use crate::hedge::{Opening, Won, race};
@@ -138,6 +138,7 @@ impl Climb {
         };
         let headers = std::mem::take(&mut reply.headers);
         let mut draft = Draft::new(self.plan.checks.clone());
+        draft.watched = self.watched(question);
         // A continuation is half an answer: it is joined first and judged then.
         let hold = if question.why == Why::Continue { Held::Whole } else { self.plan.hold };
         let reading = draft.read(reply, &self.plan, hold, question.began, &mut self.alarm).await;
@@ -163,6 +164,13 @@ impl Climb {
             }
             Reading::Broken(error) => self.faulty(question, error),
         }
+    }
+
+    /// A first answer of a local model is watched where another model is left to ask.
+    fn watched(&self, question: &Question) -> Option<Watched> {
+        let cascade = self.plan.cascade.filter(|_| question.why == Why::First && question.rung + 1 < self.plan.ladder.len())?;
+        let tells = self.router.fleet.facts(&question.backend).is_some_and(|facts| facts.local && facts.logprobs);
+        tells.then(|| Watched { cascade, strips: !self.request.view().logprobs })
     }
 
     /// Asks; where the route hedges and the backend is later than its own 95th percentile, the next rung too.
@@ -205,7 +213,10 @@ impl Climb {
             (Why::Continue, Some(last), _) => continuation(&self.request, &last.before.text, self.continues_by(&question.backend)),
             (Why::MoreTokens, _, _) => roomier(&self.request),
             (Why::Reask, Some(last), Some(hint)) => reask(&self.request, &last.before, hint, self.past.len()),
-            _ => Ok(self.request.clone()),
+            _ => match self.watched(question) {
+                Some(Watched { cascade, strips: true }) => self.request.edited(&cascade.asks()),
+                _ => Ok(self.request.clone()),
+            },
         }
     }
 

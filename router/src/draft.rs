@@ -8,6 +8,7 @@ use spectra_backends::chunk::Usage;
 use spectra_backends::{Alarm, BackendError, Chunk, ChunkStream, Phase, Reply};
 use tokio::time::Instant;
 
+use crate::cascade::{Cascade, Look};
 use crate::plan::{Held, Plan};
 use crate::verify::{Checks, Doubt, Flaw, Judged, Verdict, Verifier};
 
@@ -23,6 +24,19 @@ pub(crate) struct Draft {
     verifier: Verifier,
     bytes: usize,
     doubtful: bool,
+    /// How the first tokens are looked at.
+    pub watched: Option<Watched>,
+    /// The first tokens are not judged yet, and that they are.
+    unsure: bool,
+    looked: bool,
+}
+
+/// A first answer that is looked at as it begins.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Watched {
+    pub cascade: Cascade,
+    /// The log probabilities were asked for by us and are none of the caller's.
+    pub strips: bool,
 }
 
 /// Where reading stopped.
@@ -47,6 +61,9 @@ impl Draft {
             checks,
             bytes: 0,
             doubtful: false,
+            watched: None,
+            unsure: false,
+            looked: false,
         }
     }
 
@@ -70,11 +87,20 @@ impl Draft {
                 return Reading::Hopeless(flaw);
             }
             spoken += u32::from(says);
+            if let Some(flaw) = self.watch() {
+                return Reading::Hopeless(flaw);
+            }
             let over_cap = self.bytes > plan.hold_bytes;
             match hold {
                 // An answer that is as good as over is judged whole: that costs nothing.
                 Held::First(_) if ends => {}
-                Held::First(count) if (spoken >= count && !self.doubtful) || over_cap => return Reading::Flowing(chunks),
+                Held::First(count) if (spoken >= count && !self.doubtful && !self.unsure) || over_cap => {
+                    return Reading::Flowing(if self.strips() {
+                        Box::pin(chunks.map(|chunk| chunk.and_then(|chunk| bare(&chunk))))
+                    } else {
+                        chunks
+                    });
+                }
                 Held::Whole if over_cap => {
                     return Reading::Broken(BackendError::Broken { what: format!("answer is over {} bytes", plan.hold_bytes) });
                 }
@@ -83,13 +109,30 @@ impl Draft {
         }
     }
 
+    /// Looks at the first tokens' log probabilities until there are enough of them.
+    fn watch(&mut self) -> Option<Flaw> {
+        let cascade = self.watched.filter(|_| !self.looked)?.cascade;
+        let sureness = self.verifier.sureness();
+        let look = cascade.look(sureness);
+        self.unsure = look == Look::Wait;
+        self.looked = look != Look::Wait && sureness.is_some();
+        match (look, sureness) {
+            (Look::Escalate, Some((_, mean_logprob, mean_margin))) => Some(Flaw::Unsure { mean_logprob, mean_margin }),
+            _ => None,
+        }
+    }
+
+    fn strips(&self) -> bool {
+        self.watched.is_some_and(|watched| watched.strips)
+    }
+
     fn take(&mut self, chunk: Chunk) -> Option<Flaw> {
         let clock = Clock::now();
         let doubt = self.verifier.push(&chunk);
         self.verify_time += clock.elapsed();
         self.bytes += chunk.data.len();
         self.usage = chunk.view.usage.or(self.usage);
-        self.chunks.push(chunk);
+        self.chunks.push(if self.strips() { bare(&chunk).unwrap_or(chunk) } else { chunk });
         match doubt {
             Doubt::None => self.doubtful = false,
             Doubt::Mendable => self.doubtful = true,
@@ -110,6 +153,18 @@ impl Draft {
     pub fn into_verifier(self) -> Verifier {
         self.verifier
     }
+}
+
+/// The chunk without log probabilities.
+fn bare(chunk: &Chunk) -> Result<Chunk, BackendError> {
+    let broken = |error: serde_json::Error| BackendError::Broken { what: format!("malformed chunk: {error}") };
+    let mut value: serde_json::Value = serde_json::from_slice(&chunk.data).map_err(broken)?;
+    for choice in value.get_mut("choices").and_then(serde_json::Value::as_array_mut).into_iter().flatten() {
+        if let Some(logprobs) = choice.get_mut("logprobs") {
+            *logprobs = serde_json::Value::Null;
+        }
+    }
+    Chunk::parse(value.to_string().into())
 }
 
 /// Judges an answer that was put together, not read.

@@ -4,6 +4,7 @@
 
 mod affinity;
 mod asking;
+mod cascade;
 mod climb;
 mod compose;
 pub mod constraints;
@@ -55,6 +56,7 @@ pub struct Router {
     aliases: HashMap<String, String>,
     schemas: SchemaCache,
     affinity: Affinity,
+    cascade: Option<cascade::Cascade>,
     learns: bool,
     lessons: Lessons,
 }
@@ -116,6 +118,8 @@ pub struct Explanation {
     pub p_local: Option<f32>,
     pub p_hosted: Option<f32>,
     pub reasons: Vec<Reasoned>,
+    /// What would send it the other way, in words.
+    pub otherwise: Vec<String>,
     pub ladder: Vec<Vec<Arc<str>>>,
     pub excluded: Vec<(Arc<str>, &'static str)>,
     pub hold: Held,
@@ -150,7 +154,7 @@ impl Router {
     pub fn new(config: &config::Config, fleet: Fleet) -> Result<Self, BuildError> {
         let weights = match &config.router.weights {
             None => Weights::builtin(),
-            Some(path) => return Err(BuildError(format!("cannot use the weights in {path}: only the built-in ones can be used yet"))),
+            Some(path) => read_weights(path).map_err(|why| BuildError(format!("cannot use the weights in {path}: {why}")))?,
         };
         #[expect(clippy::cast_possible_truncation, reason = "shares within 0 to 1")]
         let (rule, explore) = (rule(config.router.policy), config.router.explore as f32);
@@ -166,6 +170,7 @@ impl Router {
             aliases: config.aliases.iter().map(|(alias, target)| (alias.clone(), target.get_ref().clone())).collect(),
             schemas: SchemaCache::new(256),
             affinity: Affinity::new(Duration::from_millis(config.router.affinity_ms)),
+            cascade: config.router.cascade.as_ref().map(cascade::Cascade::new),
             learns: config.router.learn,
             lessons: Lessons::default(),
         })
@@ -218,11 +223,29 @@ impl Router {
             reasons: reasons.unwrap_or_default(),
             ladder: plan.ladder.iter().map(|rung| rung.iter().map(|(name, _)| name.clone()).collect()).collect(),
             excluded: plan.excluded.clone(),
+            otherwise: score.map(|score| self.otherwise(score, account.why)).unwrap_or_default(),
             hold: plan.hold,
             attempts: plan.attempts,
             deadline_ms: u64::try_from(plan.deadline.saturating_duration_since(tokio::time::Instant::now()).as_millis())
                 .unwrap_or(u64::MAX),
         })
+    }
+
+    /// What would have changed the choice.
+    fn otherwise(&self, score: &Score, why: &str) -> Vec<String> {
+        let mut ways = vec![match why {
+            "only_route" => "the other route's model being there and able to take the request".to_owned(),
+            "queue" => "a shorter queue at the local model".to_owned(),
+            "deadline" => "a later deadline, or a faster local model".to_owned(),
+            "affinity" => "a new session: this one was escalated before".to_owned(),
+            "exploration" => "asking again: it was sent the other way to learn from it".to_owned(),
+            _ => self.policy.would_change(score),
+        }];
+        if score.seen < 20.0 {
+            ways.push(format!("outcomes of its template {:016x}: {:.0} were seen so far", score.fingerprint, score.seen));
+        }
+        ways.push("model, or x-spectra-route, naming the route".to_owned());
+        ways
     }
 
     /// Teaches the scorer what became of a request's attempts. Call once, when the request has ended.
@@ -244,7 +267,7 @@ impl Router {
             };
             if matches!(attempt.why, Why::First | Why::Escalate) {
                 let propensity = if attempt.rung == 0 { account.propensity } else { 1.0 };
-                self.scorer.learn(score, Outcome { local: attempt.local, usable, propensity });
+                self.take_in(score, Outcome { local: attempt.local, usable, propensity });
             }
         }
     }
@@ -253,7 +276,18 @@ impl Router {
     pub fn learn_feedback(&self, account: &Account, usable: bool) {
         let delivered = account.delivered.and_then(|index| account.attempts.get(index));
         if let (true, Some(score), Some(attempt)) = (self.learns, &account.score, delivered) {
-            self.scorer.learn(score, Outcome { local: attempt.local, usable, propensity: account.propensity });
+            self.take_in(score, Outcome { local: attempt.local, usable, propensity: account.propensity });
+        }
+    }
+
+    /// Learns at once; the fit that is due now and then takes milliseconds, so it is made where it blocks nobody.
+    fn take_in(&self, score: &Score, outcome: Outcome) {
+        if self.scorer.learn(score, outcome) {
+            let scorer = self.scorer.clone();
+            match tokio::runtime::Handle::try_current() {
+                Ok(runtime) => drop(runtime.spawn_blocking(move || scorer.settle(false))),
+                Err(_) => scorer.settle(false),
+            }
         }
     }
 
@@ -284,7 +318,8 @@ impl Router {
     fn plan(&self, trail: &Trail, request: &ChatRequest, asked: &Asked) -> Result<Plan, RouteError> {
         let chosen = self.choose(request, asked)?;
         let checks = self.schemas.checks(request, &chosen.route.settings, asked.verify.as_deref())?;
-        let plan = chosen.route.plan(&self.fleet, request, checks, asked.deadline);
+        let mut plan = chosen.route.plan(&self.fleet, request, checks, asked.deadline);
+        plan.cascade = self.cascade.filter(|cascade| chosen.score.as_ref().is_some_and(|score| cascade.doubts(score.p_local)));
         trail.write(|account| {
             account.route = Some(plan.route.clone());
             account.why = chosen.why;
@@ -335,16 +370,24 @@ impl Router {
         let able = |name: &str| {
             self.fleet.facts(name).is_some_and(|facts| constraints::unfit(request, facts).is_none()) && self.fleet.admits(name)
         };
-        let wait_ms = |route: &Route| {
+        // Of the backends that would be asked first: the shortest wait and time, and the lowest price.
+        let least = |route: &Route, of: &dyn Fn(&str) -> Option<f32>| {
             let first = route.rungs.first().into_iter().flatten().filter(|(name, _)| able(name));
-            let waits = first.filter_map(|(name, _)| Some(self.fleet.expected_wait(name)?.as_secs_f32() * 1000.0));
-            waits.reduce(f32::min).unwrap_or(0.0)
+            first.filter_map(|(name, _)| of(name)).reduce(f32::min).unwrap_or(0.0)
         };
+        let wait = |name: &str| Some(self.fleet.expected_wait(name)?.as_secs_f32() * 1000.0);
+        let time = |name: &str| Some(self.fleet.held(name)?.as_secs_f32() * 1000.0);
+        let tokens = expected_tokens(request);
+        #[expect(clippy::cast_possible_truncation, reason = "a price needs no more than single precision")]
+        let price = |name: &str| Some(self.fleet.facts(name)?.price.cost_usd(tokens.0, tokens.1) as f32);
         Situation {
             hosted: strong.has(&self.fleet, false),
             local: local.rungs.first().is_some_and(|rung| rung.iter().any(|(name, _)| able(name))),
-            local_wait_ms: wait_ms(local),
-            hosted_wait_ms: wait_ms(strong),
+            local_wait_ms: least(local, &wait),
+            hosted_wait_ms: least(strong, &wait),
+            local_time_ms: least(local, &time),
+            local_usd: least(local, &price),
+            hosted_usd: least(strong, &price),
             deadline_ms: asked.deadline.map(|deadline| deadline.as_secs_f32() * 1000.0),
             ..Situation::default()
         }
@@ -353,6 +396,20 @@ impl Router {
     fn route(&self, name: &str) -> Result<&Route, RouteError> {
         self.routes.get(name).ok_or_else(|| RouteError::UnknownModel { model: name.to_owned() })
     }
+}
+
+/// Tokens of the prompt and of the answer, roughly, before any model counted them: enough to compare prices.
+fn expected_tokens(request: &ChatRequest) -> (u64, u64) {
+    const BYTES_PER_TOKEN: usize = 4;
+    const ANSWER: u32 = 512;
+    let bytes: usize = request.view().messages.iter().map(|message| message.text.len()).sum();
+    let answer = request.view().max_tokens.map_or(ANSWER, |most| most.min(ANSWER));
+    ((bytes / BYTES_PER_TOKEN) as u64, u64::from(answer))
+}
+
+fn read_weights(path: &str) -> Result<Weights, String> {
+    let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
+    Weights::read(&bytes).map_err(|error| error.to_string())
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "shares within 0 to 1")]

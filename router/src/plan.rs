@@ -8,6 +8,7 @@ use spectra_backends::{ChatRequest, Fleet};
 use spectra_config as config;
 use tokio::time::Instant;
 
+use crate::cascade::Cascade;
 use crate::constraints::unfit;
 use crate::verify::{Checks, Settings};
 
@@ -29,6 +30,8 @@ pub struct Plan {
     pub budget_usd: Option<f64>,
     pub hedge: bool,
     pub exhausted: config::Exhausted,
+    /// The first words of a local answer are looked at: the score was in the doubtful band.
+    pub cascade: Option<Cascade>,
 }
 
 /// How much of an answer is kept back.
@@ -99,6 +102,7 @@ impl Route {
             budget_usd: self.config.budget_usd,
             hedge: self.config.hedge,
             exhausted: self.config.exhausted,
+            cascade: None,
             checks,
         }
     }

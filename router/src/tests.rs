@@ -34,6 +34,8 @@ enum Say {
     /// Broken off after the text.
     Cut(&'static str),
     Status(u16, &'static str),
+    /// The text, every word with this log probability where the request asks for them.
+    Sure(&'static str, f32),
 }
 
 type Asks = Arc<Mutex<Vec<String>>>;
@@ -45,7 +47,8 @@ fn scripted(name: &'static str, script: &'static [Say], local: bool, asks: &Asks
         let at = std::mem::replace(&mut *turn.lock(), usize::MAX).min(script.len() - 1);
         *turn.lock() = at + 1;
         asks.lock().push(format!("{name}:{}", ask.request.view().messages.len()));
-        async move { reply(script[at], ask.request.view().stream) }
+        let told = ask.request.view().logprobs;
+        async move { reply(script[at], ask.request.view().stream, told) }
     }));
     let facts = Facts {
         context_tokens: Some(100_000),
@@ -61,8 +64,17 @@ fn scripted(name: &'static str, script: &'static [Say], local: bool, asks: &Asks
     (name.to_owned(), Member { backend, facts: Arc::new(facts) })
 }
 
-fn reply(say: Say, stream: bool) -> Result<Reply, BackendError> {
+fn reply(say: Say, stream: bool, told: bool) -> Result<Reply, BackendError> {
+    let mut logprobs = String::new();
     let (text, finish) = match say {
+        Say::Sure(text, sure) => {
+            if told {
+                let token = format!(r#"{{"token":"x","logprob":{sure},"top_logprobs":[]}}"#);
+                let all = vec![token; if stream { 1 } else { text.split(' ').count() }].join(",");
+                logprobs = format!(r#","logprobs":{{"content":[{all}]}}"#);
+            }
+            (text, "stop")
+        }
         Say::Status(status, body) => {
             return Err(BackendError::Upstream { status, headers: Box::default(), body: Bytes::from_static(body.as_bytes()) });
         }
@@ -79,20 +91,24 @@ fn reply(say: Say, stream: bool) -> Result<Reply, BackendError> {
             return Err(BackendError::Broken { what: "cut".into() });
         }
         event(format!(
-            r#"{{"id":"w","object":"chat.completion","choices":[{{"index":0,"message":{{"role":"assistant","content":{quoted}}},"finish_reason":"{finish}"}}],{usage}}}"#
+            r#"{{"id":"w","object":"chat.completion","choices":[{{"index":0,"message":{{"role":"assistant","content":{quoted}}},"finish_reason":"{finish}"{logprobs}}}],{usage}}}"#
         ));
     } else {
         let chunk = |delta: String, finish: &str| {
-            format!(r#"{{"id":"s","object":"chat.completion.chunk","choices":[{{"index":0,"delta":{delta},"finish_reason":{finish}}}]}}"#)
+            format!(
+                r#"{{"id":"s","object":"chat.completion.chunk","choices":[{{"index":0,"delta":{delta},"finish_reason":{finish}{logprobs}}}]}}"#
+            )
         };
-        event(chunk(r#"{"role":"assistant","content":""}"#.into(), "null"));
+        event(r#"{"id":"s","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}"#.into());
         for piece in text.split_inclusive(' ') {
             event(chunk(serde_json::json!({ "content": piece }).to_string(), "null"));
         }
         if finish.is_empty() {
             events.push(Err(BackendError::Broken { what: "cut".into() }));
         } else {
-            event(chunk("{}".into(), &format!("\"{finish}\"")));
+            event(format!(
+                r#"{{"id":"s","object":"chat.completion.chunk","choices":[{{"index":0,"delta":{{}},"finish_reason":"{finish}"}}]}}"#
+            ));
             event(format!(r#"{{"id":"s","object":"chat.completion.chunk","choices":[],{usage}}}"#));
         }
     }
@@ -114,9 +130,13 @@ struct Case {
 }
 
 async fn ask(case: &Case, stream: bool) -> (Result<Got, RouteError>, Vec<String>, crate::Account) {
+    ask_under(CONFIG, case, stream).await
+}
+
+async fn ask_under(config: &str, case: &Case, stream: bool) -> (Result<Got, RouteError>, Vec<String>, crate::Account) {
     let asks = Asks::default();
     let fleet = Fleet::new(HashMap::from([scripted("weak", case.weak, true, &asks), scripted("solid", case.solid, false, &asks)]));
-    let config = spectra_config::Config::parse(CONFIG, "test", &|_| None).unwrap();
+    let config = spectra_config::Config::parse(config, "test", &|_| None).unwrap();
     let router = Arc::new(Router::new(&config, fleet).unwrap());
     let body = format!(r#"{{"stream":{stream},"messages":[{{"role":"user","content":"Say hello"}}],{}}}"#, case.body);
     let request = ChatRequest::parse(body.into_bytes().into()).unwrap();
@@ -132,6 +152,7 @@ async fn ask(case: &Case, stream: bool) -> (Result<Got, RouteError>, Vec<String>
                     break;
                 };
                 ids.insert(chunk.data[..10].to_vec());
+                assert!(chunk.view.choices.iter().all(|choice| choice.logprobs.is_empty()), "nobody asked for them");
                 for choice in chunk.view.choices {
                     got.text.push_str(choice.content.as_deref().unwrap_or_default());
                     got.finish = choice.finish.or(got.finish);
@@ -252,4 +273,23 @@ async fn names_lead_where_they_say() {
     }
     let (got, _, _) = ask(&Case { weak: &[Say::Text("x")], solid: &[Say::Text("x")], body: r#""model":"gpt-99""# }, false).await;
     assert!(matches!(got, Err(RouteError::UnknownModel { .. })));
+}
+
+#[tokio::test]
+async fn a_local_answer_that_its_model_doubts_is_escalated_before_anything_is_sent() {
+    let config = format!("{CONFIG}[router.cascade]\nband = [0.0, 1.0]\ntokens = 3\nmin_mean_logprob = -1.0\n");
+    let auto = r#""model":"auto""#;
+    for (sure, expected, asked) in [(-0.2, "I am quite sure", &["weak:1"][..]), (-2.5, "Certainly", &["weak:1", "solid:1"][..])] {
+        let weak: &[Say] = Box::leak(Box::new([Say::Sure("I am quite sure", sure)]));
+        for stream in [false, true] {
+            let (got, asks, account) = ask_under(&config, &Case { weak, solid: &[Say::Text("Certainly")], body: auto }, stream).await;
+            assert_eq!((got.unwrap().text.as_str(), &asks[..]), (expected, &asked.iter().map(ToString::to_string).collect::<Vec<_>>()[..]));
+            let unsure = matches!(account.attempts[0].verdict, Some(crate::verify::Verdict::Flawed(crate::verify::Flaw::Unsure { .. })));
+            assert_eq!(unsure, asked.len() > 1, "stream {stream}");
+        }
+    }
+    // Outside the band nothing is asked for and nothing watched.
+    let outside = config.replace("[0.0, 1.0]", "[0.0, 0.01]");
+    let case = Case { weak: &[Say::Sure("I am quite sure", -2.5)], solid: &[Say::Text("Certainly")], body: auto };
+    assert_eq!(ask_under(&outside, &case, true).await.0.unwrap().text, "I am quite sure");
 }

@@ -15,12 +15,13 @@ use super::rows;
 
 mod online;
 mod simulation;
+mod structured;
 
 /// `spectra eval ROWS…`
 #[derive(Debug, clap::Args)]
 pub struct EvalArgs {
     /// Files or folders of labelled rows (`*.jsonl`, `*.jsonl.gz`)
-    #[arg(required_unless_present = "simulate")]
+    #[arg(required_unless_present_any = ["simulate", "online"])]
     rows: Vec<PathBuf>,
     /// Judge these scores ({"id", "score"} a line) instead of the router's
     #[arg(long, value_name = "FILE")]
@@ -47,7 +48,8 @@ pub struct EvalArgs {
     adapt: Option<usize>,
     #[arg(long, default_value_t = 8)]
     draws: u64,
-    /// From nothing, in random order, learning only from the route that was taken; mean over `--draws`
+    /// From nothing, in random order, learning only from the route that was taken; mean over `--draws`. Without rows: on simulated
+    /// structured requests
     #[arg(long, conflicts_with_all = ["scores", "learn", "adapt"])]
     online: bool,
     /// Seeded, simulated traffic: cost against usable rate; writes FILE.svg and prints the table
@@ -72,10 +74,17 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
         write!(output, "{}", simulation::run(path, args.seed, args.weights.as_deref())?)?;
         return Ok(ExitCode::SUCCESS);
     }
+    if args.rows.is_empty() {
+        let (rows, known) = structured::rows(args.seed);
+        let text = online::run(args.weights.as_deref(), &rows, args.draws, args.seed)?;
+        write!(output, "simulated structured requests, knowing every task's rate: APGR {known:.3}\n{text}")?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut rows: Vec<Row> = rows::read(&args.rows)?;
     rows.retain(|row| !(args.decontaminated && row.routellm_contaminated) && (args.source.is_empty() || args.source.contains(&row.source)));
+    rows.retain(|row| row.weak_score.is_finite() && row.strong_score.is_finite());
     if rows.is_empty() {
-        bail!("no rows to judge");
+        bail!("no rows to judge: outcomes of both models are needed");
     }
     if let Some(labels) = args.adapt {
         write!(output, "{}", adapted(args, &rows, labels)?)?;
@@ -164,7 +173,7 @@ fn adapted(args: &EvalArgs, rows: &[Row], labels: usize) -> anyhow::Result<Strin
         for at in shown {
             rows::teach(&scorer, &rows[*at])?;
         }
-        scorer.settle();
+        scorer.settle(true);
         let judged: Vec<Row> = rest.iter().map(|at| rows[*at].clone()).filter(|row| !groups.contains(row.group.as_str())).collect();
         let mut chances = Vec::new();
         let scores = score_all(&scorer, &judged, &mut chances)?;
@@ -211,3 +220,6 @@ fn mean_spread(values: impl Iterator<Item = f64>) -> (f64, f64) {
 fn float(count: usize) -> f64 {
     count as f64
 }
+
+#[cfg(test)]
+mod tests;

@@ -62,6 +62,9 @@ fn print(explanation: &Explanation, out: &mut impl Write) -> std::io::Result<()>
     for reason in &explanation.reasons {
         writeln!(out, "  {:+.2}  {} ({})", reason.weight, reason.text, reason.feature)?;
     }
+    for way in &explanation.otherwise {
+        writeln!(out, "otherwise   {way}")?;
+    }
     let rungs: Vec<String> = explanation.ladder.iter().map(|rung| rung.join(" or ")).collect();
     writeln!(out, "ladder      {}", rungs.join(" -> "))?;
     for (name, why) in &explanation.excluded {

@@ -107,7 +107,7 @@ fn one(args: &ReplayArgs, scorer: &Scorer, policy: &Policy, record: &Record, tot
     totals.take(record, &score, choice.route, [args.local_usd, args.strong_usd]);
     // The outcome is shown after the choice, as it was then.
     let outcome = Outcome { local: record.route == Route::Local, usable: record.usable, propensity: record.propensity };
-    scorer.learn(&score, outcome);
+    scorer.teach(&score, outcome);
     Ok(())
 }
 

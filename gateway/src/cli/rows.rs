@@ -7,9 +7,12 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use spectra_router::score::{Outcome, Scorer, Settings, Weights, train::Row};
 
-/// Every line of the files, in order. A folder stands for its `*.jsonl` and `*.jsonl.gz` files by name; `-` for standard input.
+mod ledger;
+
+/// Every line of the files, in order: labelled rows, or a ledger (its database or its export). A folder stands for its `*.jsonl` and `*.jsonl.gz` files by name; `-` for standard input.
 ///
 /// # Errors
 /// With file and line, for what cannot be read.
@@ -38,14 +41,20 @@ pub fn each<T: DeserializeOwned>(path: &Path, mut call: impl FnMut(T) -> anyhow:
         let output = child.stdout.take().context("gzip gave no output")?;
         unpacking = Some(child);
         Box::new(output)
+    } else if let Some(lines) = ledger::lines(path).with_context(|| path.display().to_string())? {
+        Box::new(std::io::Cursor::new(lines))
     } else {
         Box::new(File::open(path).with_context(|| format!("cannot open {}", path.display()))?)
     };
     for (at, line) in BufReader::new(input).lines().enumerate() {
         let place = || format!("{}:{}", path.display(), at + 1);
         let line = line.with_context(place)?;
-        if !line.trim().is_empty() {
-            call(serde_json::from_str(&line).with_context(place)?).with_context(place)?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        let value: Value = serde_json::from_str(&line).with_context(place)?;
+        if let Some(row) = ledger::row(value) {
+            call(serde_json::from_value(row).with_context(place)?).with_context(place)?;
         }
     }
     if let Some(mut child) = unpacking
@@ -71,18 +80,21 @@ pub fn scorer(weights: Option<&Path>, learn: &[PathBuf]) -> anyhow::Result<Score
     for path in files(learn)? {
         each(&path, |row: Row| teach(&scorer, &row))?;
     }
-    scorer.settle();
+    scorer.settle(true);
     Ok(scorer)
 }
 
-/// Lets a scorer see both outcomes of a labelled row. An answer is usable from a score of 0.5.
+/// Lets a scorer see the outcomes of a labelled row, as far as they are known. An answer is usable from a score of 0.5.
 ///
 /// # Errors
 /// Where the row is not a chat request.
 pub fn teach(scorer: &Scorer, row: &Row) -> anyhow::Result<()> {
     let score = scorer.score(&row.request()?);
-    scorer.learn(&score, Outcome { local: true, usable: row.weak_score >= 0.5, propensity: 1.0 });
-    scorer.learn(&score, Outcome { local: false, usable: row.strong_score >= 0.5, propensity: 1.0 });
+    for (local, quality) in [(true, row.weak_score), (false, row.strong_score)] {
+        if !quality.is_nan() {
+            scorer.teach(&score, Outcome { local, usable: quality >= 0.5, propensity: 1.0 });
+        }
+    }
     Ok(())
 }
 

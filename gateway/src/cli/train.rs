@@ -48,8 +48,8 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
     let mut output = std::io::stdout().lock();
     writeln!(output, "{} written, version {}", args.out.display(), weights.version())?;
     writeln!(output, "{}", weights.provenance)?;
-    for (name, count) in weights.forms() {
-        writeln!(output, "  {name}: {count} rows")?;
+    for (name, count, share) in weights.forms() {
+        writeln!(output, "  {name}: {count} rows, heads give {:.0} % of the chances", share * 100.0)?;
     }
     Ok(ExitCode::SUCCESS)
 }

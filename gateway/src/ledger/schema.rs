@@ -69,6 +69,9 @@ pub(super) const STEPS: &[&str] = &[
     ALTER TABLE requests ADD COLUMN trace TEXT;
     ALTER TABLE attempts ADD COLUMN started_us INTEGER NOT NULL DEFAULT 0;
     ",
+    "
+    ALTER TABLE requests ADD COLUMN propensity REAL;
+    ",
 ];
 
 /// Marks the file as ours (`PRAGMA application_id`): the letters `spec`.

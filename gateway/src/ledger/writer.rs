@@ -176,8 +176,8 @@ fn request(transaction: &Transaction<'_>, record: &RecordData) -> rusqlite::Resu
         .prepare_cached(
             "INSERT INTO requests (request_id, arrived_ms, key, entrance, asked_model, streamed, outcome, status, error_code, route, model, \
              score, predicted, reason, reasons, verified, prompt_tokens, completion_tokens, cost_usd, compared_usd, parse_us, plan_us, \
-             verify_us, first_byte_us, total_us, prompt, answer, trace) \
-             VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+             verify_us, first_byte_us, total_us, prompt, answer, trace, propensity) \
+             VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
         )?
         .execute(params![
             &*record.request_id,
@@ -208,6 +208,7 @@ fn request(transaction: &Transaction<'_>, record: &RecordData) -> rusqlite::Resu
             kept.map(|kept| &kept.prompt),
             kept.map(|kept| &kept.answer),
             record.trace.as_ref().map(|context| &context.trace),
+            record.decision.propensity,
         ])?;
     let id = transaction.last_insert_rowid();
     for (number, one) in (0_i64..).zip(&record.attempts) {

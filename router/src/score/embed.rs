@@ -19,14 +19,14 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// The embedding of a text's words: zeros for a text without known words, or without a table.
-    pub fn embed(&self, words: &[u32]) -> [f32; EMBED] {
+    /// The embedding of a text by its words' `rows`: zeros for a text without known words, or without a table.
+    pub fn embed(&self, rows: &[u16]) -> [f32; EMBED] {
         let mut sums = [0_i32; EMBED];
         let mut norm = 0_u32;
         if self.rows.len() != ROWS * EMBED {
             return [0.0; EMBED];
         }
-        each_row(words, |row| {
+        for row in rows.iter().map(|row| usize::from(*row)) {
             let idf = self.idf[row];
             if idf > 0 {
                 let weight = i32::from(idf);
@@ -36,28 +36,25 @@ impl Table {
                     *sum += weight * i32::from(*byte);
                 }
             }
-        });
+        }
         #[expect(clippy::cast_precision_loss, reason = "sums of at most 768 products of two bytes")]
         let (unit, float) = (1.0 / (norm.max(1) as f32).sqrt(), |sum: i32| sum as f32);
         std::array::from_fn(|at| float(sums[at]) * unit * self.scale[at])
     }
 }
 
-/// Calls back once for every distinct row that the words and their pairs hash to.
-pub(super) fn each_row(words: &[u32], mut call: impl FnMut(usize)) {
+/// The distinct rows that words and their pairs hash to.
+pub(super) fn rows(words: &[u32]) -> Vec<u16> {
     let mut seen = [0_u64; ROWS / 64];
-    let mut visit = |hash: u32| {
-        let row = (hash.wrapping_mul(0x9E37_79B1) >> 17) as usize;
-        let (slot, bit) = (row / 64, 1_u64 << (row % 64));
+    let mut rows = Vec::with_capacity(2 * words.len());
+    let pairs = words.windows(2).map(|two| pair(two[0], two[1]));
+    for hash in words.iter().copied().chain(pairs) {
+        let row = hash.wrapping_mul(0x9E37_79B1) >> 17;
+        let (slot, bit) = (row as usize / 64, 1_u64 << (row % 64));
         if seen[slot] & bit == 0 {
             seen[slot] |= bit;
-            call(row);
+            rows.push(u16::try_from(row).unwrap_or(0));
         }
-    };
-    for word in words {
-        visit(*word);
     }
-    for two in words.windows(2) {
-        visit(pair(two[0], two[1]));
-    }
+    rows
 }

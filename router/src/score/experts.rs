@@ -1,4 +1,4 @@
-//! What was learned on this gateway's own traffic: one pair of heads for every form of prompt that is seen often.
+//! What was learned on this gateway's own traffic: heads of three kinds for every form of prompt that is seen often.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,87 +6,108 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 
-use super::calibration::sigmoid;
-use super::ridge::{Input, Line, Sums};
+use super::embed::Table;
+use super::grams::Grams;
+use super::memory::{Lesson, Memory, Sample, bin, unbin};
+use super::ridge::{Input, Line, Sums, WIDTH};
+use super::stack::{HEADS, Stack};
+use super::templates::Templates;
+use super::trees::Trees;
 
-/// Most forms that a state file may bring in; there are ten kinds of prompt and the forms of the weights file. Each takes 80 KB.
-const FORMS: usize = 64;
+/// Most forms that are learned; there are ten kinds of prompt and the forms of the weights file. Each takes up to 2 MB.
+const FORMS: usize = 24;
 /// Penalty on a weight (per standard deviation of its reading), in outcomes.
 const LAMBDA: f64 = 2000.0;
+
 /// Outcomes that "the model is right on average" is worth.
 const PULL: f64 = 8.0;
-/// How soon heads are trusted: by how much their squared error, summed over outcomes, is below that of the form's mean.
-const TRUST: f32 = 2.0;
-/// Each outcome lets the older ones of its form fade: about the last 20,000 count.
-const KEEP: f32 = 0.99995;
+/// Squared units of expectations that "they run as steeply as they should" is worth.
+const STEEP: f32 = 0.5;
+/// Fewest outcomes before words and trees are fitted.
+const FEW: usize = 24;
 
 /// Heads that correct the chances of the shipped weights, by form and route.
 #[derive(Debug, Default)]
 pub(super) struct Experts(RwLock<HashMap<u64, [Expert; 2]>>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Expert {
-    sums: Sums,
-    line: Option<Arc<Line>>,
-    /// Squared error that the corrections have saved so far, each judged before its outcome was learned; old outcomes fade.
-    saved: f32,
-    /// Outcomes since the last fit: a fit costs about a millisecond, so it is made again only when it can have changed.
-    fresh: f64,
+    memory: Memory,
+    stack: Stack,
+    heads: Arc<Heads>,
+    /// Outcomes since the last fit: fitting costs milliseconds, so it is done again only when it can have changed much.
+    fresh: usize,
 }
 
-/// One form's sums as they are exported.
+/// A ridge over the readings, one over the words, and trees over the readings: each sees what the others cannot.
+#[derive(Debug, Default)]
+struct Heads {
+    line: Option<Line>,
+    grams: Grams,
+    trees: Trees,
+}
+
+/// What a prompt looks like to the heads.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Look<'a> {
+    pub x: &'a Input,
+    pub grams: &'a [u16],
+}
+
+/// One form as it is exported.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Learned {
     form: u64,
-    sums: [Sums; 2],
-    saved: [f32; 2],
+    memory: [Memory; 2],
+    stack: [Stack; 2],
 }
 
-/// What to add to a chance: on the whole form, and for this request among its form; and how much of the latter to believe (0 to 1).
+/// What to add to a chance: on the whole form, and for this request among its form as each head has it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Correction {
-    pub mean: f32,
-    pub slope: f32,
-    pub trust: f32,
+    mean: f32,
+    parts: [f32; HEADS],
+    trusted: f32,
 }
 
 impl Correction {
+    /// The heads' word, each believed as far as it has proved right.
     pub fn trusted(self) -> f32 {
-        self.mean + self.trust * self.slope
+        self.trusted
     }
 }
 
 impl Experts {
-    /// Corrections for the chances (local, hosted) of a request of this form. Heads that have not yet proved better than the
-    /// chances they correct are believed a little only, so that learning never costs much.
-    pub fn correct(&self, form: u64, x: &Input) -> [Correction; 2] {
+    /// Corrections for the chances (local, hosted) of a request of this form.
+    pub fn correct(&self, form: u64, look: Look) -> [Correction; 2] {
         let forms = self.0.read();
-        let heads = forms.get(&form).map(|pair| [0, 1].map(|at| (pair[at].line.clone(), pair[at].saved)));
+        let Some(pair) = forms.get(&form) else { return [Correction::default(); 2] };
+        let heads = [0, 1].map(|at| (pair[at].heads.clone(), pair[at].stack.trust()));
         drop(forms);
-        heads.map_or([Correction::default(); 2], |heads| {
-            heads.map(|(line, saved)| {
-                line.map_or(Correction::default(), |line| Correction {
-                    mean: line.intercept,
-                    slope: line.at(x) - line.intercept,
-                    trust: sigmoid(TRUST * saved - 3.0),
-                })
-            })
+        let mut bins = [0_u8; super::DIM];
+        for (bin_of, value) in bins.iter_mut().zip(look.x) {
+            *bin_of = bin(*value);
+        }
+        heads.map(|(heads, trust)| {
+            let Some(line) = &heads.line else { return Correction::default() };
+            let parts = [line.at(look.x) - line.intercept, heads.grams.at(look.grams), heads.trees.at(&bins)];
+            let told: f32 = parts.iter().zip(trust).map(|(part, trust)| part * trust).sum();
+            Correction { mean: line.intercept, parts, trusted: line.intercept + told }
         })
     }
 
-    /// Takes in how far the outcome was from the chance that was given before any correction, and the correction that it was given.
-    pub fn learn(&self, form: u64, route: usize, x: &Input, surprise: f32, given: Correction) {
+    /// Takes in an outcome, how far it was from what was expected without the heads, and what they said. True if it is time to
+    /// `settle`.
+    pub fn learn(&self, form: u64, route: usize, sample: Sample, surprise: f32, given: Correction) -> bool {
         let mut forms = self.0.write();
-        let pair = forms.entry(form).or_insert_with(|| [Expert::new(Sums::new(), 0.0), Expert::new(Sums::new(), 0.0)]);
-        let expert = &mut pair[route];
-        let plain = surprise - given.mean;
-        let left = plain - given.slope;
-        expert.saved = (expert.saved * 0.999 + plain * plain - left * left).clamp(-5.0, 50.0);
-        expert.sums.add(x, surprise, KEEP);
-        expert.fresh += 1.0;
-        if expert.fresh >= (expert.sums.count * 0.04).clamp(8.0, 400.0) {
-            expert.fit();
+        if forms.len() >= FORMS && !forms.contains_key(&form) {
+            return false;
         }
+        let expert = &mut forms.entry(form).or_default()[route];
+        expert.stack.learn(given.parts, surprise - given.mean);
+        expert.memory.add(sample);
+        expert.fresh += 1;
+        expert.due()
     }
 
     pub fn export(&self) -> Vec<Learned> {
@@ -96,46 +117,90 @@ impl Experts {
             .iter()
             .map(|(form, pair)| Learned {
                 form: *form,
-                sums: [pair[0].sums.clone(), pair[1].sums.clone()],
-                saved: [pair[0].saved, pair[1].saved],
+                memory: [pair[0].memory.clone(), pair[1].memory.clone()],
+                stack: [pair[0].stack, pair[1].stack],
             })
             .collect();
         all.sort_unstable_by_key(|learned| learned.form);
         all
     }
 
+    /// Nothing is fitted: `settle` does.
     pub fn import(&self, all: Vec<Learned>) {
-        let mut forms = HashMap::new();
-        for learned in all.into_iter().filter(Learned::sound).take(FORMS) {
-            let [local, hosted] = learned.sums;
-            forms.insert(learned.form, [Expert::new(local, learned.saved[0]), Expert::new(hosted, learned.saved[1])]);
+        let mut forms: HashMap<u64, [Expert; 2]> = HashMap::new();
+        for Learned { form, memory, stack } in all.into_iter().filter(|learned| learned.stack.iter().all(Stack::sound)).take(FORMS) {
+            let [local, hosted] = memory;
+            forms.insert(form, [Expert::new(local, stack[0]), Expert::new(hosted, stack[1])]);
         }
         *self.0.write() = forms;
     }
 
-    /// Fits every head to all it has seen: after a batch, and before a report.
-    pub fn settle(&self) {
-        for expert in self.0.write().values_mut().flatten() {
-            expert.fit();
+    /// Fits the heads that are due, or all that saw something new. The fit is made outside the lock.
+    pub fn settle(&self, all: bool, templates: &Templates, table: &Table) {
+        let wanted: Vec<(u64, usize)> = {
+            let forms = self.0.read();
+            let each = forms.iter().flat_map(|(form, pair)| [0, 1].map(|route| (*form, route, &pair[route])));
+            each.filter(|(.., expert)| expert.fresh > 0 && (all || expert.due())).map(|(form, route, _)| (form, route)).collect()
+        };
+        for (form, route) in wanted {
+            let Some(memory) = self.0.write().get_mut(&form).map(|pair| {
+                pair[route].fresh = 0;
+                pair[route].memory.clone()
+            }) else {
+                continue;
+            };
+            let expected = |sample: &Sample| templates.without(&sample.keys, sample.chance, route == 0, sample.usable);
+            let lessons = lessons(memory.iter().map(|sample| (sample, expected(sample))).collect());
+            let heads = Arc::new(Heads::fit(&lessons, table));
+            if let Some(pair) = self.0.write().get_mut(&form) {
+                pair[route].heads = heads;
+            }
         }
     }
 }
 
-impl Learned {
-    fn sound(&self) -> bool {
-        self.sums.iter().all(Sums::sound) && self.saved.iter().all(|saved| saved.is_finite())
+/// What the heads are to explain of every outcome. How steeply the expectations themselves should run is taken out first (the
+/// calibration sees to it later): heads that had to flatten them would undo the order that length gives.
+fn lessons(expected: Vec<(&Sample, f32)>) -> Vec<Lesson<'_>> {
+    let happened = |sample: &Sample| if sample.usable { 1.0 } else { 0.0 };
+    let count = expected.iter().map(|_| 1.0_f32).sum::<f32>().max(1.0);
+    let mean = expected.iter().map(|(_, chance)| chance).sum::<f32>() / count;
+    let usable = expected.iter().map(|(sample, _)| happened(sample)).sum::<f32>() / count;
+    let (mut cross, mut square) = (STEEP, STEEP);
+    for (sample, chance) in &expected {
+        cross += (chance - mean) * (happened(sample) - usable);
+        square += (chance - mean) * (chance - mean);
     }
+    let slope = (cross / square).clamp(0.0, 1.5);
+    expected.into_iter().map(|(sample, chance)| (sample, happened(sample) - mean - slope * (chance - mean))).collect()
 }
 
 impl Expert {
-    fn new(sums: Sums, saved: f32) -> Self {
-        let mut expert = Self { sums, line: None, saved, fresh: 0.0 };
-        expert.fit();
-        expert
+    fn new(memory: Memory, stack: Stack) -> Self {
+        Self { fresh: memory.len(), memory, stack, heads: Arc::default() }
     }
 
-    fn fit(&mut self) {
-        self.line = self.sums.fit(LAMBDA, PULL).map(Arc::new);
-        self.fresh = 0.0;
+    /// A fit is worth its time again after a fifth more outcomes.
+    fn due(&self) -> bool {
+        self.fresh >= (self.memory.len() / 5).clamp(8, 400)
+    }
+}
+
+impl Heads {
+    fn fit(lessons: &[Lesson], table: &Table) -> Self {
+        let mut sums = Sums::new();
+        for (sample, surprise) in lessons {
+            let mut x = [0.0; WIDTH];
+            for (value, bin) in x.iter_mut().zip(&sample.bins) {
+                *value = unbin(*bin);
+            }
+            x[super::DIM..].copy_from_slice(&table.embed(&sample.grams));
+            sums.add(&x, *surprise);
+        }
+        let Some(line) = sums.fit(LAMBDA, PULL) else { return Self::default() };
+        if lessons.len() < FEW {
+            return Self { line: Some(line), ..Self::default() };
+        }
+        Self { grams: Grams::fit(lessons, line.intercept), trees: Trees::fit(lessons, line.intercept), line: Some(line) }
     }
 }

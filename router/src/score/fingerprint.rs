@@ -4,30 +4,61 @@ use spectra_backends::chat::{Format, Role, View};
 
 use super::scan::Scan;
 
-/// Keys from the finest to the coarsest; statistics of a finer one are shrunk towards the next.
+/// What of a request may be its template's own. No single reading of a prompt tells its template for certain (variables may stand
+/// first, last, or bring headings of their own), so statistics are kept under several; those that a variable spoils are never seen
+/// twice and say nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Keys {
-    /// System prompt, tools, schema and the skeleton of the message.
-    pub template: u64,
-    /// The same with more of the message's first words, for templates that differ only there.
-    pub opening: u64,
     /// System prompt, tools and schema only; 0 where there are none.
     pub frame: u64,
+    /// The names of the JSON keys that are spelled out in the message; 0 where there are none.
+    pub json: u64,
+    /// The message's first words.
+    pub opening: u64,
+    /// Its last words.
+    pub ending: u64,
+    /// System prompt, tools, schema, first words and the skeleton of the message: the fingerprint.
+    pub template: u64,
 }
 
+/// How many keys there are.
+pub(super) const KEYS: usize = 5;
 /// Bytes of the message whose skeleton is taken, from either end.
 const SKELETON: usize = 2048;
 /// JSON keys that count.
-const KEYS: usize = 32;
+const JSON_KEYS: usize = 32;
 /// A line that begins with a label this short is a heading of the template ("Context: …").
 const LABEL: usize = 32;
+/// Words of the opening and of the ending that count.
+const OPENING: usize = 5;
+const ENDING: usize = 5;
 
 impl Keys {
     pub fn of(view: &View, text: &str, scan: &Scan) -> Self {
         let frame = frame(view);
-        let words = |count: usize| scan.words.iter().take(count).fold(Hash::new(frame), |hash, word| hash.add(&word.to_le_bytes())).0;
-        let skeleton = skeleton(text.as_bytes()).to_le_bytes();
-        Self { template: Hash::new(words(3)).add(&skeleton).0, opening: Hash::new(words(14)).add(&skeleton).0, frame }
+        let hash = |seed: u64, words: &[u32]| words.iter().fold(Hash::new(frame ^ seed), |hash, word| hash.add(&word.to_le_bytes())).0;
+        let words = &scan.words;
+        let skeleton = skeleton(text.as_bytes());
+        let first = hash(0, &words[..words.len().min(3)]);
+        Self {
+            frame,
+            json: if skeleton.keys == 0 { 0 } else { Hash::new(frame ^ 1).add(&skeleton.json.0.to_le_bytes()).0 },
+            opening: hash(2, &words[..words.len().min(OPENING)]),
+            // Of a long text the last words are not kept: its skeleton's last line stands in.
+            ending: hash(3, &words[words.len().saturating_sub(ENDING)..]),
+            template: Hash::new(first).add(&skeleton.all.0.to_le_bytes()).0,
+        }
+    }
+}
+
+impl Keys {
+    /// From the coarsest to the finest; 0 for one that is not there.
+    pub fn all(&self) -> [u64; KEYS] {
+        [self.frame, self.json, self.opening, self.ending, self.template]
+    }
+
+    pub fn from_all([frame, json, opening, ending, template]: [u64; KEYS]) -> Self {
+        Self { frame, json, opening, ending, template }
     }
 }
 
@@ -57,12 +88,19 @@ fn frame(view: &View) -> u64 {
     if any { hash.0 | 1 } else { 0 }
 }
 
+struct Skeleton {
+    /// Labels, keys, tags and the last line.
+    all: Hash,
+    /// The JSON keys alone, and how many there are.
+    json: Hash,
+    keys: usize,
+}
+
 /// What of a message is likely to be the template's own: labels at the start of lines, quoted JSON keys, tags, and the last line.
 /// Values, numbers and running text leave no trace.
-fn skeleton(text: &[u8]) -> u64 {
-    let mut hash = Hash::new(0x5EED);
+fn skeleton(text: &[u8]) -> Skeleton {
+    let mut found = Skeleton { all: Hash::new(0x5EED), json: Hash::new(0x15), keys: 0 };
     let mut last: &[u8] = b"";
-    let mut keys = 0;
     let ends = if text.len() > 2 * SKELETON { [&text[..SKELETON], &text[text.len() - SKELETON..]] } else { [text, b""] };
     for line in ends.iter().flat_map(|part| part.split(|byte| *byte == b'\n')) {
         let line = line.trim_ascii();
@@ -71,40 +109,39 @@ fn skeleton(text: &[u8]) -> u64 {
         }
         let label = line.iter().take(LABEL).position(|byte| *byte == b':').unwrap_or(0);
         if label > 0 && line[0] != b'-' && !line[..label].iter().any(u8::is_ascii_digit) {
-            hash = hash.add(&line[..label]);
+            found.all = found.all.add(&line[..label]);
         } else if line[0] == b'#' || line[0] == b'<' || line.starts_with(b"```") {
-            hash = hash.stripped(&line[..line.len().min(LABEL)]);
+            found.all = found.all.stripped(&line[..line.len().min(LABEL)]);
         }
-        if keys < KEYS {
-            keys += json_keys(line, &mut hash);
-        }
+        found.json_keys(line);
         last = line;
     }
     // The last line is part of the template where it is an instruction and not a question.
     if last.len() <= 160 && !last.contains(&b'?') {
         let from = last.iter().rposition(|byte| *byte == b':').filter(|at| at + 1 < last.len());
-        hash = hash.stripped(&last[..from.unwrap_or(last.len()).min(48)]);
+        found.all = found.all.stripped(&last[..from.unwrap_or(last.len()).min(48)]);
     }
-    hash.0
+    found
 }
 
-/// Adds the JSON keys of a line to the hash, and says how many there were: a format that is spelled out in a prompt is the template's.
-fn json_keys(line: &[u8], hash: &mut Hash) -> usize {
-    let mut keys = 0;
-    let mut open = None;
-    for (at, byte) in line.iter().enumerate() {
-        if *byte == b'"' {
-            match open {
-                Some(from) if line.get(at + 1) == Some(&b':') && at - from <= LABEL && keys < KEYS => {
-                    *hash = hash.add(&line[from..at]);
-                    keys += 1;
-                    open = None;
+impl Skeleton {
+    /// Takes the JSON keys of a line in: a format that is spelled out in a prompt is the template's.
+    fn json_keys(&mut self, line: &[u8]) {
+        let mut open = None;
+        for (at, byte) in line.iter().enumerate() {
+            if *byte == b'"' {
+                match open {
+                    Some(from) if line.get(at + 1) == Some(&b':') && at - from <= LABEL && self.keys < JSON_KEYS => {
+                        self.all = self.all.add(&line[from..at]);
+                        self.json = self.json.add(&line[from..at]);
+                        self.keys += 1;
+                        open = None;
+                    }
+                    _ => open = Some(at + 1),
                 }
-                _ => open = Some(at + 1),
             }
         }
     }
-    keys
 }
 
 /// A 64-bit hash, eight bytes at a step: stable between runs and machines, which `DefaultHasher` does not promise.

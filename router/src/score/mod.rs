@@ -5,13 +5,17 @@ mod embed;
 mod experts;
 mod features;
 mod fingerprint;
+mod grams;
 mod lexicon;
+mod memory;
 pub mod metrics;
 mod policy;
 mod ridge;
 mod scan;
+mod stack;
 mod templates;
 pub mod train;
+mod trees;
 mod weights;
 
 use parking_lot::RwLock;
@@ -19,11 +23,12 @@ use serde::{Deserialize, Serialize};
 use spectra_backends::ChatRequest;
 
 use calibration::{Calibration, sigmoid};
-use experts::{Correction, Experts, Learned};
+use experts::{Correction, Experts, Learned, Look};
 use features::Facts;
 pub use features::{DIM, FEATURES, Feature, INTERCEPT, Kind};
 use fingerprint::Keys;
 use lexicon::Lexicon;
+use memory::Sample;
 pub use policy::{Choice, Policy, Route, Rule, Situation, Why};
 use ridge::{Input, WIDTH};
 use templates::Templates;
@@ -72,11 +77,12 @@ struct Trace {
     keys: Keys,
     form: u64,
     x: Input,
-    /// Chances (local, hosted) of the weights alone, and what the experts would add.
+    grams: Vec<u16>,
+    /// Chances (local, hosted) of the weights alone; with what was seen of the template; and what the experts would add to that.
     base: [f32; 2],
+    seen: [f32; 2],
     moved: [Correction; 2],
-    /// With the experts' trusted correction, and with the template's.
-    expert: [f32; 2],
+    /// All together. A sum of estimates: it may leave 0 to 1.
     raw: [f32; 2],
 }
 
@@ -129,7 +135,7 @@ pub struct State {
 }
 
 /// Layout of `State`.
-pub const STATE_VERSION: u32 = 2;
+pub const STATE_VERSION: u32 = 3;
 
 impl Scorer {
     #[must_use]
@@ -150,15 +156,20 @@ impl Scorer {
         let values = facts.values();
         let mut x = [0.0; WIDTH];
         x[..DIM].copy_from_slice(&values);
-        x[DIM..].copy_from_slice(&self.weights.table.embed(&facts.scan.words));
+        let grams = embed::rows(&facts.scan.words);
+        x[DIM..].copy_from_slice(&self.weights.table.embed(&grams));
         let (known, plain) = (facts.form(true), facts.form(false));
+        let plain_chances = cold(facts.cold(&values));
         let (form, base) = match self.weights.forms.iter().find(|form| form.key == known || form.key == plain) {
-            Some(form) => (form.key, [form.local.at(&x).clamp(0.02, 0.98), form.hosted.at(&x).clamp(0.02, 0.98)]),
-            None => (plain, cold(facts.cold(&values))),
+            Some(form) => {
+                let heads = [form.local.at(&x), form.hosted.at(&x)].map(|chance| chance.clamp(0.02, 0.98));
+                (form.key, [0, 1].map(|at| form.share * heads[at] + (1.0 - form.share) * plain_chances[at]))
+            }
+            None => (plain, plain_chances),
         };
-        let moved = self.experts.correct(form, &x);
-        let expert = [0, 1].map(|at| (base[at] + moved[at].trusted()).clamp(0.02, 0.98));
-        let (raw, counts) = self.templates.adjust(&facts.keys, expert);
+        let (seen, counts) = self.templates.adjust(&facts.keys, base);
+        let moved = self.experts.correct(form, Look { x: &x, grams: &grams });
+        let raw = [0, 1].map(|at| seen[at] + moved[at].trusted());
         let calibration = *self.calibration.read();
         let (p_local, p_hosted) = (calibration[0].apply(raw[0]), calibration[1].apply(raw[1]));
         let log_odds = INTERCEPT + values.iter().zip(&FEATURES).map(|(value, feature)| value * feature.weight).sum::<f32>();
@@ -172,23 +183,31 @@ impl Scorer {
             fingerprint: facts.keys.template,
             seen: counts.local.seen + counts.hosted.seen,
             seen_local: (counts.local.usable, counts.local.seen),
-            trace: Some(Box::new(Trace { keys: facts.keys, form, x, base, moved, expert, raw })),
+            trace: Some(Box::new(Trace { keys: facts.keys, form, x, grams, base, seen, moved, raw })),
         }
     }
 
-    /// Takes the outcome of a scored request in, unless frozen.
-    pub fn learn(&self, score: &Score, outcome: Outcome) {
-        let Some(trace) = score.trace.as_ref().filter(|_| !self.settings.freeze) else { return };
+    /// Takes the outcome of a scored request in, unless frozen. True if it is time to `settle`.
+    pub fn learn(&self, score: &Score, outcome: Outcome) -> bool {
+        let Some(trace) = score.trace.as_ref().filter(|_| !self.settings.freeze) else { return false };
         let route = usize::from(!outcome.local);
         let happened = if outcome.usable { 1.0 } else { 0.0 };
         self.calibration.write()[route].learn(trace.raw[route], outcome.usable);
-        self.templates.learn(&trace.keys, trace.expert[route], outcome.local, outcome.usable);
-        self.experts.learn(trace.form, route, &trace.x, happened - trace.base[route], trace.moved[route]);
+        self.templates.learn(&trace.keys, trace.base, outcome.local, outcome.usable);
+        let sample = Sample::new(outcome.usable, trace.base[route], trace.keys, &trace.x, &trace.grams);
+        self.experts.learn(trace.form, route, sample, happened - trace.seen[route], trace.moved[route])
     }
 
-    /// Fits what was learned to the last outcome. `learn` does so by itself, every few outcomes; call this after a batch.
-    pub fn settle(&self) {
-        self.experts.settle();
+    /// `learn`, and `settle` where it is due: for batches, which have the time.
+    pub fn teach(&self, score: &Score, outcome: Outcome) {
+        if self.learn(score, outcome) {
+            self.settle(false);
+        }
+    }
+
+    /// Fits the heads to what was learned: those that are due, or all. It takes milliseconds: not for a thread that serves requests.
+    pub fn settle(&self, all: bool) {
+        self.experts.settle(all, &self.templates, &self.weights.table);
     }
 
     #[must_use]
@@ -214,6 +233,7 @@ impl Scorer {
         self.templates.import(&state.templates);
         self.experts.import(state.experts);
         *self.calibration.write() = state.calibration;
+        self.settle(true);
         true
     }
 }

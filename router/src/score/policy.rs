@@ -159,6 +159,26 @@ impl Policy {
         self.explored(route, why, score.fingerprint)
     }
 
+    /// What of the score or of the rule would have to be different for the other route, in words.
+    #[must_use]
+    pub fn would_change(&self, score: &Score) -> String {
+        match self.rule {
+            Rule::Difficulty(limit) => {
+                let (verb, side) = if score.difficulty >= limit { ("below", "local") } else { ("of at least", "strong") };
+                format!("a difficulty {verb} {limit:.2} ({side}); it is {:.2}", score.difficulty)
+            }
+            Rule::HostedShare(share) => {
+                let limit = self.quantile.lock().value;
+                let (verb, side) = if score.need > limit { ("below", "local") } else { ("above", "strong") };
+                format!("a need {verb} {limit:.3} ({side}), today's limit for a share of {share:.2}; it is {:.3}", score.need)
+            }
+            Rule::Usable(target) if score.p_local >= target => {
+                format!("a target above {:.2}, the local model's chance; it is {target:.2}", score.p_local)
+            }
+            Rule::Usable(target) => format!("a target of at most {:.2}, the local model's chance; it is {target:.2}", score.p_local),
+        }
+    }
+
     fn by_rule(&self, score: &Score, now: &Situation) -> (Route, Why) {
         match self.rule {
             Rule::Difficulty(limit) => (side(score.difficulty >= limit), Why::Score),

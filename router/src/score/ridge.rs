@@ -1,7 +1,5 @@
 //! Ridge regression by sufficient statistics: it learns from one outcome at a time and gives the same answer as a batch.
 
-use serde::{Deserialize, Serialize};
-
 use super::embed::EMBED;
 use super::features::DIM;
 
@@ -15,10 +13,10 @@ const EMBED_WEIGHT: f64 = 0.7;
 const FAR: f32 = 4.0;
 const PACKED: usize = WIDTH * (WIDTH + 1) / 2;
 
-/// Sums over outcomes: everything that a fit needs. Sums of two replicas add up to the sums of both.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Sums over outcomes: everything that a fit needs.
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Sums {
-    pub count: f64,
+    count: f64,
     target: f64,
     inputs: Vec<f32>,
     cross: Vec<f32>,
@@ -42,26 +40,8 @@ impl Sums {
         Self { count: 0.0, target: 0.0, inputs: vec![0.0; WIDTH], cross: vec![0.0; WIDTH], products: vec![0.0; PACKED] }
     }
 
-    pub fn sound(&self) -> bool {
-        let all = |list: &[f32]| list.iter().all(|value| value.is_finite());
-        self.count.is_finite()
-            && self.count >= 0.0
-            && self.target.is_finite()
-            && (self.inputs.len(), self.cross.len(), self.products.len()) == (WIDTH, WIDTH, PACKED)
-            && all(&self.inputs)
-            && all(&self.cross)
-            && all(&self.products)
-    }
-
-    /// Takes one outcome in; what was seen before fades by `keep` (1: nothing fades).
-    pub fn add(&mut self, x: &Input, y: f32, keep: f32) {
-        if keep < 1.0 {
-            self.count *= f64::from(keep);
-            self.target *= f64::from(keep);
-            for value in self.inputs.iter_mut().chain(&mut self.cross).chain(&mut self.products) {
-                *value *= keep;
-            }
-        }
+    /// Takes one outcome in.
+    pub fn add(&mut self, x: &Input, y: f32) {
         self.count += 1.0;
         self.target += f64::from(y);
         let mut at = 0;

@@ -12,6 +12,8 @@ const SHARDS: usize = 16;
 const CAPACITY: usize = 32_768;
 /// Each new outcome lets the older ones of its template fade: about the last 200 count.
 const DECAY: f32 = 0.995;
+/// How many outcomes an estimate is worth when the statistics of one key are added to it.
+const STRENGTH: f32 = 12.0;
 
 /// Outcomes of both routes, counted with decay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -47,27 +49,40 @@ impl Templates {
     /// finest key's own counts.
     pub fn adjust(&self, keys: &Keys, chances: [f32; 2]) -> ([f32; 2], Counts) {
         let ([mut local, mut hosted], mut last) = (chances, Counts::default());
-        for (key, strength) in keys.levels() {
+        for key in keys.all().into_iter().filter(|key| *key != 0) {
             last = self.get(key);
-            local = (local + last.local.shift(strength)).clamp(0.01, 0.99);
-            hosted = (hosted + last.hosted.shift(strength)).clamp(0.01, 0.99);
+            local += last.local.shift();
+            hosted += last.hosted.shift();
         }
         ([local, hosted], last)
     }
 
-    /// Takes an outcome in. `chance` is the model's, before any adjustment; each level learns what the coarser ones leave over.
-    pub fn learn(&self, keys: &Keys, chance: f32, on_local: bool, usable: bool) {
-        let mut chance = chance;
-        for (key, strength) in keys.levels() {
+    /// What is expected of a request on one route if its own outcome is left out of what was seen. `chance` is the model's.
+    pub fn without(&self, keys: &Keys, chance: f32, on_local: bool, usable: bool) -> f32 {
+        let mut expected = chance;
+        for key in keys.all().into_iter().filter(|key| *key != 0) {
+            let counts = self.get(key);
+            expected += if on_local { counts.local } else { counts.hosted }.shift_without(usable, expected);
+        }
+        expected
+    }
+
+    /// Takes an outcome in. `chances` are the model's (local, hosted), before any adjustment; each level learns what the coarser ones
+    /// leave over.
+    pub fn learn(&self, keys: &Keys, mut chances: [f32; 2], on_local: bool, usable: bool) {
+        for key in keys.all().into_iter().filter(|key| *key != 0) {
             let mut shard = self.shard(key).lock();
             if shard.len() >= CAPACITY / SHARDS && !shard.contains_key(&key) {
                 evict(&mut shard);
             }
-            let counts = shard.entry(key).or_default();
-            let tally = if on_local { &mut counts.local } else { &mut counts.hosted };
-            let before = tally.shift(strength);
-            tally.add(usable, chance);
-            chance = (chance + before).clamp(0.01, 0.99);
+            let Counts { local, hosted } = shard.entry(key).or_default();
+            let before = [local.shift(), hosted.shift()];
+            if on_local {
+                local.add(usable, chances[0])
+            } else {
+                hosted.add(usable, chances[1])
+            }
+            chances = [chances[0] + before[0], chances[1] + before[1]];
         }
     }
 
@@ -99,31 +114,32 @@ impl Counts {
 }
 
 impl Tally {
-    /// How far the outcomes move a chance, if that chance is worth `strength` outcomes.
-    fn shift(self, strength: f32) -> f32 {
-        self.surprise / (self.seen + strength)
+    /// How far the outcomes move a chance.
+    fn shift(self) -> f32 {
+        self.surprise / (self.seen + STRENGTH)
+    }
+
+    fn shift_without(self, usable: bool, chance: f32) -> f32 {
+        if self.seen < 1.5 {
+            return 0.0;
+        }
+        let own = if usable { 1.0 } else { 0.0 } - chance.clamp(0.0, 1.0);
+        (self.surprise - own) / (self.seen - 1.0 + STRENGTH)
     }
 
     fn add(&mut self, usable: bool, chance: f32) {
         let outcome = if usable { 1.0 } else { 0.0 };
         self.seen = self.seen * DECAY + 1.0;
         self.usable = self.usable * DECAY + outcome;
-        self.surprise = self.surprise * DECAY + outcome - chance;
+        self.surprise = self.surprise * DECAY + outcome - chance.clamp(0.0, 1.0);
     }
 
     /// False for a row that a mangled state file brought in.
     fn sound(self) -> bool {
         [self.seen, self.usable, self.surprise].iter().all(|value| value.is_finite())
             && self.seen >= 0.0
+            && (0.0..=self.seen).contains(&self.usable)
             && self.surprise.abs() <= self.seen
-    }
-}
-
-impl Keys {
-    /// From the coarsest to the finest, each with the number of outcomes that its parent's estimate is worth.
-    fn levels(&self) -> impl Iterator<Item = (u64, f32)> {
-        let frame = (self.frame != 0).then_some((self.frame, 8.0));
-        frame.into_iter().chain([(self.template, 6.0), (self.opening, 6.0)])
     }
 }
 

@@ -41,7 +41,7 @@ fn outcomes_move_the_template_and_survive_export() {
     let request = ask("Make a title.\nText: something\nReturn JSON.");
     let before = scorer.score(&request);
     for _ in 0..20 {
-        scorer.learn(&before, Outcome { local: true, usable: false, propensity: 1.0 });
+        scorer.teach(&before, Outcome { local: true, usable: false, propensity: 1.0 });
     }
     let after = scorer.score(&request);
     assert!(after.p_local < before.p_local / 2.0, "{} {}", before.p_local, after.p_local);
@@ -51,11 +51,72 @@ fn outcomes_move_the_template_and_survive_export() {
     assert_eq!(twin.score(&request).p_local.to_bits(), after.p_local.to_bits());
 }
 
+/// Prompts of two tasks in one user message each, the variables first, in the middle or last.
+#[test]
+fn templates_are_told_apart_wherever_their_variables_stand() {
+    let tasks = [("Rate the context from 0 to 5.", "{\"score\": \"int\"}"), ("Give several answers.", "[{\"answer\": \"string\"}]")];
+    let styles: [fn(&str, &str, usize) -> String; 3] = [
+        |task, format, n| format!("Task: {task}\nContext: {}\nAs JSON: {format}", passage(n)),
+        |task, format, n| format!("{}\n\n{task} Return only JSON like {format}", passage(n)),
+        |task, format, n| format!("{task} Use JSON like {format}.\ncontext: {}\nquestion: Who was number {n}?", passage(n)),
+    ];
+    for (style, text) in styles.iter().enumerate() {
+        let scorer = scorer();
+        for n in 0..40 {
+            for (good, (task, format)) in [true, false].into_iter().zip(tasks) {
+                let score = scorer.score(&ask(&text(task, format, n)));
+                scorer.teach(&score, Outcome { local: true, usable: good, propensity: 1.0 });
+            }
+        }
+        let [easy, hard] = tasks.map(|(task, format)| scorer.score(&ask(&text(task, format, 99))));
+        assert!(easy.p_local > hard.p_local + 0.4, "style {style}: {} {}", easy.p_local, hard.p_local);
+        assert!(hard.need > easy.need + 0.4, "style {style}");
+    }
+}
+
+/// Running text that differs in every word but the small ones.
+fn passage(n: usize) -> String {
+    let mut random = Random(n as u64);
+    (0..30).map(|_| format!("{:x} of the {:x}", random.bits() >> 40, random.bits() >> 44)).collect::<Vec<_>>().join(". ")
+}
+
+#[test]
+fn words_alone_are_learned() {
+    let scorer = scorer();
+    let about =
+        |topic: &str, n: usize| ask(&format!("{} the {topic} of {}", if n.is_multiple_of(2) { "Describe" } else { "Name" }, passage(n)));
+    for n in 0..150 {
+        for (topic, usable) in [("glaciers", true), ("lathes", false)] {
+            let score = scorer.score(&about(topic, n));
+            scorer.teach(&score, Outcome { local: true, usable, propensity: 1.0 });
+        }
+    }
+    let [good, bad] = ["glaciers", "lathes"].map(|topic| scorer.score(&about(topic, 999)).p_local);
+    assert!(good > bad + 0.15, "{good} {bad}");
+}
+
+#[test]
+fn a_mangled_state_is_refused() {
+    let scorer = scorer();
+    let score = scorer.score(&ask("Name a river"));
+    scorer.teach(&score, Outcome { local: true, usable: true, propensity: 1.0 });
+    let state = serde_json::to_value(scorer.export()).unwrap();
+    assert!(serde_json::from_value::<super::State>(state.clone()).is_ok());
+    for memory in ["AA==", "not base64", "AQAAAAA="] {
+        let mut bad = state.clone();
+        bad["experts"][0]["memory"][0] = memory.into();
+        assert!(serde_json::from_value::<super::State>(bad).is_err(), "{memory}");
+    }
+    let mut other = state;
+    other["version"] = 1.into();
+    assert!(!scorer.import(serde_json::from_value(other).unwrap()));
+}
+
 #[test]
 fn frozen_learns_nothing() {
     let scorer = Scorer::new(Weights::builtin(), Settings { freeze: true, ..Settings::default() });
     let score = scorer.score(&ask("hello"));
-    scorer.learn(&score, Outcome { local: true, usable: false, propensity: 1.0 });
+    scorer.teach(&score, Outcome { local: true, usable: false, propensity: 1.0 });
     assert_eq!(scorer.score(&ask("hello")).p_local.to_bits(), score.p_local.to_bits());
 }
 
@@ -191,7 +252,7 @@ fn a_few_hundred_outcomes_calibrate() {
         if round >= 500 {
             last.push((f64::from(score.p_local), f64::from(u8::from(usable))));
         }
-        scorer.learn(&score, Outcome { local: true, usable, propensity: 1.0 });
+        scorer.teach(&score, Outcome { local: true, usable, propensity: 1.0 });
     }
     assert!(calibration_error(&last) < 0.12, "{}", calibration_error(&last));
 }

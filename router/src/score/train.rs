@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use spectra_backends::ChatRequest;
 
-use super::embed::{EMBED, ROWS, Table, each_row};
+use super::embed::{EMBED, ROWS, Table, rows};
 use super::features::{DIM, Facts, Kind};
 use super::fingerprint::Hash;
 use super::lexicon::Lexicon;
@@ -27,8 +27,10 @@ pub struct Row {
     pub system: Option<String>,
     /// A whole chat completion body instead of `prompt` and `system`.
     pub request: Option<serde_json::Value>,
-    /// How good either model's answer was, 0 to 1.
+    /// How good either model's answer was, 0 to 1; `null` (NaN here) where it was not asked.
+    #[serde(deserialize_with = "known")]
     pub weak_score: f32,
+    #[serde(deserialize_with = "known")]
     pub strong_score: f32,
     /// Rows of one group ask the same question.
     pub group: String,
@@ -52,12 +54,27 @@ pub struct Options {
 }
 
 const FOLDS: u64 = 5;
+/// Shares of the chances that heads may give.
+const SHARES: [f32; 5] = [0.0, 0.25, 0.5, 0.75, 1.0];
 /// Fewest rows for a form to have heads of its own.
 const FORM_ROWS: usize = 150;
 /// Penalty on a weight (per standard deviation of its reading), in rows.
 const LAMBDA: f64 = 800.0;
 
+fn known<'de, D: serde::Deserializer<'de>>(from: D) -> Result<f32, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or(f32::NAN))
+}
+
 impl Row {
+    fn both(&self) -> bool {
+        !self.weak_score.is_nan() && !self.strong_score.is_nan()
+    }
+
+    /// True for rows whose weights may be given away, and for the operator's own.
+    fn free(&self) -> bool {
+        self.reuse == "permissive" || self.reuse == "own"
+    }
+
     /// The chat request that this row stands for.
     ///
     /// # Errors
@@ -81,7 +98,7 @@ pub fn train(rows: &[Row], options: &Options) -> Weights {
     let lexicon = Lexicon::new();
     let used: Vec<(&Row, Facts)> = rows
         .iter()
-        .filter(|row| (options.any_licence || row.reuse == "permissive") && !row.routellm_contaminated)
+        .filter(|row| (options.any_licence || row.free()) && !row.routellm_contaminated)
         .filter(|row| options.keep_text || !options.without.contains(&row.family))
         .filter_map(|row| Some((row, Facts::of(row.request().ok()?.view(), &lexicon))))
         .collect();
@@ -92,14 +109,7 @@ pub fn train(rows: &[Row], options: &Options) -> Weights {
 
 /// The embedding: leading singular vectors of the prompts' weighted words.
 fn table(used: &[(&Row, Facts)], seed: u64) -> Table {
-    let documents: Vec<Vec<u32>> = used
-        .iter()
-        .map(|(_, facts)| {
-            let mut rows = Vec::new();
-            each_row(&facts.scan.words, |row| rows.push(u32::try_from(row).unwrap_or(0)));
-            rows
-        })
-        .collect();
+    let documents: Vec<Vec<u32>> = used.iter().map(|(_, facts)| rows(&facts.scan.words).into_iter().map(u32::from).collect()).collect();
     let mut seen_in = vec![0_u32; ROWS];
     for row in documents.iter().flatten() {
         seen_in[*row as usize] += 1;
@@ -158,61 +168,75 @@ fn forms(used: &[(&Row, Facts)], table: &Table) -> Vec<Form> {
     }
     groups
         .into_iter()
-        .filter(|(_, members)| members.len() >= FORM_ROWS && earned(members, used, table))
-        .filter_map(|(key, members)| form(key, &members, used, table))
+        .filter(|(_, members)| members.len() >= FORM_ROWS)
+        .filter_map(|(key, members)| form(key, &members, used, table, share(&members, used, table)))
         .collect()
 }
 
-/// Whether heads of its own rank a form's prompts better than their length does: over five folds that keep groups together, each
-/// source by itself so that telling sources apart earns nothing, sources weighted by their rows.
-fn earned(members: &[usize], used: &[(&Row, Facts)], table: &Table) -> bool {
+/// How much of a form's chances its own heads should give, the rest coming from length and cues: what ranks its prompts best over
+/// five folds that keep groups together, each source by itself so that telling sources apart earns nothing, sources weighted by
+/// their rows. 0: the heads are not worth having.
+fn share(members: &[usize], used: &[(&Row, Facts)], table: &Table) -> f32 {
     let fold = |at: usize| Hash::new(7).add(used[at].0.group.as_bytes()).0 % FOLDS;
     let inputs: Vec<Input> = members.iter().map(|at| input(&used[*at].1, table)).collect();
-    let mut by_source: BTreeMap<&str, (Vec<Scored>, Vec<Scored>)> = BTreeMap::new();
+    let mut by_source: BTreeMap<&str, [Vec<Scored>; SHARES.len()]> = BTreeMap::new();
     for held_out in 0..FOLDS {
         let (mut local, mut hosted) = (Sums::new(), Sums::new());
         for (at, x) in members.iter().zip(&inputs).filter(|(at, _)| fold(**at) != held_out) {
-            local.add(x, used[*at].0.weak_score, 1.0);
-            hosted.add(x, used[*at].0.strong_score, 1.0);
+            add(&mut local, &mut hosted, x, used[*at].0);
         }
-        let (Some(local), Some(hosted)) = (local.fit(LAMBDA, 0.0), hosted.fit(LAMBDA, 0.0)) else { return false };
-        for (at, x) in members.iter().zip(&inputs).filter(|(at, _)| fold(**at) == held_out) {
-            let row = used[*at].0;
-            let scored =
-                |score: f32| Scored { score: f64::from(score), weak: f64::from(row.weak_score), strong: f64::from(row.strong_score) };
+        let (Some(local), Some(hosted)) = (local.fit(LAMBDA, 0.0), hosted.fit(LAMBDA, 0.0)) else { return 0.0 };
+        for (at, x) in members.iter().zip(&inputs).filter(|(at, _)| fold(**at) == held_out && used[**at].0.both()) {
+            let (row, facts) = &used[*at];
+            let plain = super::cold(facts.cold(&facts.values()));
             let lists = by_source.entry(&row.source).or_default();
-            lists.0.push(scored(hosted.at(x) - local.at(x)));
-            lists.1.push(scored(x[0]));
+            for (list, share) in lists.iter_mut().zip(SHARES) {
+                let need = share * (hosted.at(x) - local.at(x)) + (1.0 - share) * (plain[1] - plain[0]);
+                list.push(Scored { score: f64::from(need), weak: f64::from(row.weak_score), strong: f64::from(row.strong_score) });
+            }
         }
     }
-    let mean = |by_length: bool| -> f64 {
-        let lists = by_source.values().map(|lists| if by_length { &lists.1 } else { &lists.0 });
+    let mean = |share: usize| -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "a count of rows")]
-        let weighted = lists.map(|list| (measure(list).apgr, list.len() as f64)).filter(|(apgr, _)| apgr.is_finite());
-        weighted.map(|(apgr, rows)| apgr.clamp(0.0, 1.0) * rows).sum()
+        let weighted = by_source.values().map(|lists| (measure(&lists[share]).apgr, lists[share].len() as f64));
+        weighted.filter(|(apgr, _)| apgr.is_finite()).map(|(apgr, rows)| apgr.clamp(0.0, 1.0) * rows).sum()
     };
-    mean(false) > mean(true)
+    // Of equals the smallest.
+    let best = (0..SHARES.len()).rev().max_by(|a, b| mean(*a).total_cmp(&mean(*b))).unwrap_or(0);
+    SHARES[best]
 }
 
-fn form(key: u64, members: &[usize], used: &[(&Row, Facts)], table: &Table) -> Option<Form> {
+/// Takes in the outcomes that are known.
+fn add(local: &mut Sums, hosted: &mut Sums, x: &Input, row: &Row) {
+    for (sums, quality) in [(local, row.weak_score), (hosted, row.strong_score)] {
+        if !quality.is_nan() {
+            sums.add(x, quality);
+        }
+    }
+}
+
+fn form(key: u64, members: &[usize], used: &[(&Row, Facts)], table: &Table, share: f32) -> Option<Form> {
+    if share <= 0.0 {
+        return None;
+    }
     let (mut local, mut hosted) = (Sums::new(), Sums::new());
     let mut sources: BTreeMap<&str, usize> = BTreeMap::new();
     for (row, facts) in members.iter().map(|at| &used[*at]) {
         let x = input(facts, table);
-        local.add(&x, row.weak_score, 1.0);
-        hosted.add(&x, row.strong_score, 1.0);
+        add(&mut local, &mut hosted, &x, row);
         *sources.entry(&row.source).or_default() += 1;
     }
     let mut names: Vec<_> = sources.into_iter().collect();
     names.sort_by_key(|(name, count)| (std::cmp::Reverse(*count), *name));
     let name = names.iter().take(3).map(|(name, _)| *name).collect::<Vec<_>>().join("+");
-    Some(Form { key, name, rows: u32::try_from(members.len()).ok()?, local: local.fit(LAMBDA, 0.0)?, hosted: hosted.fit(LAMBDA, 0.0)? })
+    let rows = u32::try_from(members.len()).ok()?;
+    Some(Form { key, name, rows, share, local: local.fit(LAMBDA, 0.0)?, hosted: hosted.fit(LAMBDA, 0.0)? })
 }
 
 pub(super) fn input(facts: &Facts, table: &Table) -> Input {
     let mut x = [0.0; WIDTH];
     x[..DIM].copy_from_slice(&facts.values());
-    x[DIM..].copy_from_slice(&table.embed(&facts.scan.words));
+    x[DIM..].copy_from_slice(&table.embed(&rows(&facts.scan.words)));
     x
 }
 

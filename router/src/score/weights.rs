@@ -22,6 +22,8 @@ pub(super) struct Form {
     pub key: u64,
     pub name: String,
     pub rows: u32,
+    /// How much of the chances its heads give; length and cues give the rest.
+    pub share: f32,
     pub local: Line,
     pub hosted: Line,
 }
@@ -44,8 +46,14 @@ struct StoredForm {
     key: u64,
     name: String,
     rows: u32,
+    #[serde(default = "whole")]
+    share: f32,
     local: StoredLine,
     hosted: StoredLine,
+}
+
+fn whole() -> f32 {
+    1.0
 }
 
 #[derive(Serialize, Deserialize)]
@@ -75,9 +83,9 @@ impl Weights {
         Self { provenance: "v0: set by hand".to_owned(), ..Self::default() }
     }
 
-    /// Names of the trained forms and the number of rows behind each.
-    pub fn forms(&self) -> impl Iterator<Item = (&str, u32)> {
-        self.forms.iter().map(|form| (form.name.as_str(), form.rows))
+    /// Names of the trained forms, the number of rows behind each, and the share of the chances that their heads give.
+    pub fn forms(&self) -> impl Iterator<Item = (&str, u32, f32)> {
+        self.forms.iter().map(|form| (form.name.as_str(), form.rows, form.share))
     }
 
     /// Reads what `write` wrote.
@@ -102,7 +110,7 @@ impl Weights {
             _ => return Err(bad("the table has the wrong size")),
         };
         let forms: Vec<Form> = head.forms.into_iter().map(StoredForm::open).collect();
-        if !forms.iter().all(|form| form.local.sound() && form.hosted.sound()) {
+        if !forms.iter().all(|form| form.local.sound() && form.hosted.sound() && (0.0..=1.0).contains(&form.share)) {
             return Err(bad("a head with numbers that cannot be"));
         }
         Ok(Self { table: Table { idf, rows, scale: head.scale }, forms, provenance: head.provenance })
@@ -139,13 +147,14 @@ impl StoredForm {
             key: form.key,
             name: form.name.clone(),
             rows: form.rows,
+            share: form.share,
             local: StoredLine::of(&form.local),
             hosted: StoredLine::of(&form.hosted),
         }
     }
 
     fn open(self) -> Form {
-        Form { key: self.key, name: self.name, rows: self.rows, local: self.local.open(), hosted: self.hosted.open() }
+        Form { key: self.key, name: self.name, rows: self.rows, share: self.share, local: self.local.open(), hosted: self.hosted.open() }
     }
 }
 

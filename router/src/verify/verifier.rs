@@ -90,6 +90,13 @@ impl Verifier {
         doubt
     }
 
+    /// How sure the model is of what it said so far, where it says so: tokens, mean log probability, mean margin. Of its first choice.
+    #[must_use]
+    pub fn sureness(&self) -> Option<(u32, f32, Option<f32>)> {
+        let track = self.choices.first()?;
+        Some((track.logprobs.count, track.logprobs.mean()?, track.margins.mean()))
+    }
+
     /// The answer is over, by its own end or by a broken stream.
     #[must_use]
     pub fn finish(self) -> Judged {

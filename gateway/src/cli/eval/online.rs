@@ -43,7 +43,7 @@ fn stream(weights: Option<&Path>, rows: &[Row]) -> anyhow::Result<Vec<f64>> {
             let choice = policy.choose(&score, &Situation::default());
             let local = choice.route == Route::Local;
             let quality = if local { row.weak_score } else { row.strong_score };
-            scorer.learn(&score, Outcome { local, usable: quality >= 0.5, propensity: choice.propensity });
+            scorer.teach(&score, Outcome { local, usable: quality >= 0.5, propensity: choice.propensity });
             Ok(f64::from(score.need))
         })
         .collect()

@@ -44,7 +44,7 @@ const TEMPLATES: &[Template] = &[
     Template { system: "You answer from the context.", before: "Context: ", after: "\nQuestion: what follows?\nReturn JSON with key answer.", weak: (0.92, 0.75), strong: 0.99, weight: 3.0 },
 ];
 
-const WORDS: &[&str] = &[
+pub(super) const WORDS: &[&str] = &[
     "order", "customer", "delivery", "service", "account", "window", "summer", "report", "number", "house", "answer", "table", "server",
     "garden", "letter", "price", "station", "paper", "doctor", "market", "value", "morning", "river", "engine", "record",
 ];
@@ -118,9 +118,9 @@ fn learn(scorer: &Scorer, cases: &[Case]) -> anyhow::Result<()> {
         let score = scorer.score(&case.row.request()?);
         let choice = policy.choose(&score, &Situation::default());
         let local = choice.route == Route::Local;
-        scorer.learn(&score, Outcome { local, usable: if local { case.weak } else { case.strong }, propensity: choice.propensity });
+        scorer.teach(&score, Outcome { local, usable: if local { case.weak } else { case.strong }, propensity: choice.propensity });
     }
-    scorer.settle();
+    scorer.settle(true);
     Ok(())
 }
 
