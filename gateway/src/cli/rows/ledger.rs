@@ -12,6 +12,10 @@ use crate::ledger::export::export;
 /// For a database that is not a ledger.
 pub(super) fn lines(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
     const MAGIC: &[u8] = b"SQLite format 3\0";
+    // What can be read once only (a pipe) must not be looked into.
+    if !path.is_file() {
+        return Ok(None);
+    }
     let mut first = [0; MAGIC.len()];
     let begins = std::fs::File::open(path).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut first)).is_ok();
     if !begins || first != MAGIC {
