@@ -123,9 +123,8 @@ async fn load(spectra: &Spectra, own: bool) -> Seen {
     seen
 }
 
-// `engine`: a real worker runs beside, so nothing else does.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_real_prometheus_sees_what_clients_saw_and_what_the_engine_does() {
+async fn a_real_prometheus_sees_what_clients_saw_and_what_a_local_worker_does() {
     let Some(program) = program("prometheus") else { return };
     let folder = tempfile::tempdir().unwrap();
     let (spectra, own) = spectra(folder.path()).await;
