@@ -99,7 +99,12 @@ const SCRIPTED: Facts = Facts { tools: false, logprobs: false, ..HOSTED };
 
 fn facts(found: Facts, backend: &config::Backend) -> Facts {
     Facts {
-        context_tokens: backend.context_tokens.or(found.context_tokens),
+        // A local model's has the operator's word in it already, within what the model was trained for.
+        context_tokens: if found.local {
+            found.context_tokens.or(backend.context_tokens)
+        } else {
+            backend.context_tokens.or(found.context_tokens)
+        },
         tools: backend.tools.unwrap_or(found.tools),
         vision: backend.vision.unwrap_or(found.vision),
         logprobs: backend.logprobs.unwrap_or(found.logprobs),

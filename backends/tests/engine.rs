@@ -35,7 +35,7 @@ fn job(engine: &Engine, words: &str, max_tokens: u32) -> (Job, mpsc::Receiver<Ev
         prompt: engine.model().tokenize(&text),
         max_tokens: Some(max_tokens),
         stop: Vec::new(),
-        sampling: Sampling::of(request.view(), 1, 0),
+        sampling: Sampling::of(request.view(), &spectra_config::Sampling::default(), 1, 0),
         constraint: None,
         tells_controls: false,
         events,

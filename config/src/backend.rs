@@ -69,6 +69,9 @@ pub struct Llama {
     pub slots: Option<u32>,
     /// Layers on the GPU. Unset: as many as fit its free memory.
     pub gpu_layers: Option<u32>,
+    /// How several GPUs share it.
+    #[serde(default)]
+    pub gpu_split: GpuSplit,
     /// CPU threads. Unset: the physical cores less one, at least one.
     pub threads: Option<u32>,
     #[serde(default)]
@@ -81,6 +84,8 @@ pub struct Llama {
     /// Serve embeddings instead of chat.
     #[serde(default)]
     pub embeddings: bool,
+    /// How the tokens of a text become one vector. Unset: as the model was trained, or their mean.
+    pub pooling: Option<Pooling>,
     /// For what the caller leaves open.
     #[serde(default)]
     pub defaults: Sampling,
@@ -97,6 +102,36 @@ pub struct Sampling {
     pub max_tokens: Option<u32>,
 }
 
+/// How a model is laid on several GPUs.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum GpuSplit {
+    #[default]
+    Layer,
+    Row,
+    /// One GPU only.
+    None,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Pooling {
+    Mean,
+    Cls,
+    Last,
+}
+
+/// When a model is loaded.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Loading {
+    /// With the gateway.
+    #[default]
+    Start,
+    /// With the first request that wants it.
+    Demand,
+}
+
 /// How the worker process is watched.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq)]
 #[serde(default, deny_unknown_fields)]
@@ -110,13 +145,22 @@ pub struct Workers {
     /// First pause before a restart; it doubles up to `backoff_max_ms`.
     pub backoff_ms: u64,
     pub backoff_max_ms: u64,
-    /// Unload the model after so long without a request; 0: never.
+    pub load: Loading,
+    /// Unload the model after so long without a request; the next one loads it again. 0: never.
     pub idle_unload_ms: u64,
 }
 
 impl Default for Workers {
     fn default() -> Self {
-        Self { program: None, heartbeat_ms: 4_000, load_ms: 300_000, backoff_ms: 250, backoff_max_ms: 30_000, idle_unload_ms: 0 }
+        Self {
+            program: None,
+            heartbeat_ms: 4_000,
+            load_ms: 300_000,
+            backoff_ms: 250,
+            backoff_max_ms: 30_000,
+            load: Loading::Start,
+            idle_unload_ms: 0,
+        }
     }
 }
 

@@ -13,7 +13,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub use backend::{
-    Backend, BackendKind, Breaker, Continues, Deadlines, KvType, Llama, Openai, Price, Sampling, Script, ScriptAnswer, Workers,
+    Backend, BackendKind, Breaker, Continues, Deadlines, GpuSplit, KvType, Llama, Loading, Openai, Pooling, Price, Sampling, Script,
+    ScriptAnswer, Workers,
 };
 pub use error::ConfigError;
 pub use route::{Cascade, Checks, Exhausted, Hold, Policy, Route, Router, Rung, Verify};

@@ -128,9 +128,10 @@ fn engine_sample(state: &State) -> EngineSample {
         slots_busy: stats.slots_busy,
         queue: stats.waiting,
         kv_used,
-        prompt_tokens: stats.prompt_tokens_total,
-        generated_tokens: stats.generated_tokens_total,
+        prompt_tokens: state.past_tokens[0] + stats.prompt_tokens_total,
+        generated_tokens: state.past_tokens[1] + stats.generated_tokens_total,
         restarts: state.restarts,
+        exits: state.exits.clone(),
     }
 }
 
@@ -158,7 +159,9 @@ fn same(one: &[u8], other: &[u8]) -> bool {
 
 /// True where a request would be let through to the backend now.
 fn available(gateway: &Gateway, name: &str) -> bool {
-    let loaded = gateway.workers.0.get(name).is_none_or(|worker| worker.state().phase == WorkerPhase::Ready);
+    // One that is loaded when it is wanted is there for whoever wants it.
+    let there = |phase| matches!(phase, WorkerPhase::Ready | WorkerPhase::Unloaded);
+    let loaded = gateway.workers.0.get(name).is_none_or(|worker| there(worker.state().phase));
     let here = !gateway.missing.iter().any(|missing| missing.starts_with(&format!("backend {name}:")));
     loaded && here && gateway.router.fleet().admits(name)
 }

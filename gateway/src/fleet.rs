@@ -4,17 +4,16 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use spectra_backends::llama::{Settings, State, Supervision, Supervisor};
-use spectra_backends::{Ask, Backend, BackendError, BuildError, Continuation, Edit, Facts, Fleet, Local, Part, Price};
+use spectra_backends::forward::{Forward, Forwarder};
+use spectra_backends::llama::{Header, Plan, Settings, State, Supervision, Supervisor};
+use spectra_backends::{Ask, Backend, BackendError, BuildError, Continuation, Facts, Fleet, Local, Part, Price};
 use spectra_config::{self as config, Config};
 use tower::{ServiceExt, service_fn};
 
 use crate::cli::model::locate;
 
-/// Requests that a local model decodes at once, where the config leaves it to the worker: its own upper bound.
-const MOST_SLOTS: u32 = 4;
-/// What a worker takes, where the config does not say, unless its model was trained on less.
-const CONTEXT_TOKENS: u32 = 4096;
+/// What a worker takes whose file cannot be read from here.
+const UNKNOWN: Plan = Plan { context_tokens: 4096, slots: 4, gpu_layers: 0 };
 
 /// The workers of the local models, by backend. A worker ends with the last who holds it: this, or a backend in use.
 #[derive(Clone, Debug, Default)]
@@ -24,7 +23,6 @@ pub struct Workers(pub HashMap<String, Arc<Worker>>);
 #[derive(Debug)]
 pub struct Worker {
     supervisor: Supervisor,
-    backend: Backend,
     settings: Settings,
     supervision: Supervision,
 }
@@ -32,11 +30,30 @@ pub struct Worker {
 impl Worker {
     fn start(settings: Settings, supervision: Supervision) -> std::io::Result<Self> {
         let supervisor = Supervisor::start(settings.clone(), supervision.clone())?;
-        Ok(Self { backend: supervisor.backend(), supervisor, settings, supervision })
+        Ok(Self { supervisor, settings, supervision })
     }
 
     pub fn state(&self) -> State {
         self.supervisor.state()
+    }
+
+    /// The worker as a backend, which holds the worker: an answer that still flows when a reload has let go of it flows to
+    /// its end.
+    fn backend(self: &Arc<Self>) -> Backend {
+        let (worker, inner) = (Arc::clone(self), self.supervisor.backend());
+        Backend::new(service_fn(move |ask: Ask| {
+            let _held = &worker;
+            inner.clone().oneshot(ask)
+        }))
+    }
+
+    /// The same for embeddings.
+    fn forwarder(self: &Arc<Self>) -> Forwarder {
+        let (worker, inner) = (Arc::clone(self), self.supervisor.forwarder());
+        Forwarder::new(service_fn(move |forward: Forward| {
+            let _held = &worker;
+            inner.clone().oneshot(forward)
+        }))
     }
 }
 
@@ -82,9 +99,10 @@ pub fn start(config: &Config, beside: Option<&Path>, earlier: Option<Earlier<'_>
         let Some(path) = locate(&llama.model, beside) else {
             let why = format!("model {} is not on this machine: get it with `spectra model pull {}`", llama.model, llama.model);
             missing.push(format!("backend {name}: {why}"));
-            return Ok(local(unavailable(why), backend, llama));
+            return Ok(local(unavailable(why), UNKNOWN));
         };
         let (settings, supervision) = (Settings::of(path, backend, llama), Supervision::of(&llama.worker, name));
+        let plan = planned(&settings);
         let worker =
             match earlier.and_then(|earlier| earlier.worker(name, &settings, &supervision)) {
                 Some(worker) => worker,
@@ -93,8 +111,10 @@ pub fn start(config: &Config, beside: Option<&Path>, earlier: Option<Earlier<'_>
                     what: format!("its worker cannot be started: {error}"),
                 })?),
             };
-        workers.0.insert(name.to_owned(), worker.clone());
-        Ok(local(filled(worker, llama.defaults), backend, llama))
+        let forwarder = llama.embeddings.then(|| worker.forwarder());
+        let made = Local { forwarder, ..local(worker.backend(), plan) };
+        workers.0.insert(name.to_owned(), worker);
+        Ok(made)
     })?;
     if missing.len() == config.backends.len() {
         anyhow::bail!(
@@ -105,40 +125,35 @@ pub fn start(config: &Config, beside: Option<&Path>, earlier: Option<Earlier<'_>
     Ok((fleet, workers, missing))
 }
 
-/// The worker as a backend, with the operator's values for what a caller leaves open. The backend holds the worker, so that
-/// an answer that still flows when a reload has let go of it flows to its end.
-fn filled(worker: Arc<Worker>, defaults: config::Sampling) -> Backend {
-    Backend::new(service_fn(move |mut ask: Ask| {
-        let inner = worker.backend.clone();
-        let view = ask.request.view();
-        let temperature =
-            defaults.temperature.filter(|_| view.temperature.is_none()).map(|value| Edit::Set("temperature", value.to_string()));
-        let max_tokens = defaults.max_tokens.filter(|_| view.max_tokens.is_none()).map(|value| Edit::Set("max_tokens", value.to_string()));
-        let edits: Vec<Edit> = temperature.into_iter().chain(max_tokens).collect();
-        if !edits.is_empty()
-            && let Ok(request) = ask.request.edited(&edits)
-        {
-            ask.request = request;
-        }
-        inner.oneshot(ask)
-    }))
+/// The slots and the context that the worker will choose: from the same file, by the same rules.
+fn planned(settings: &Settings) -> Plan {
+    let plan = Header::read(&settings.model).and_then(|header| Plan::of(settings, &header, &[]));
+    // What is wrong here is wrong in the worker too, unless a GPU helps it; it says so in the log.
+    plan.unwrap_or_else(|_| Plan {
+        context_tokens: settings.context_tokens.unwrap_or(UNKNOWN.context_tokens),
+        slots: settings.slots.unwrap_or(UNKNOWN.slots),
+        ..UNKNOWN
+    })
 }
 
 /// The same backends, with no worker started: to plan with.
 ///
 /// # Errors
 /// If a backend cannot be built.
-pub fn described(config: &Config) -> Result<Fleet, BuildError> {
-    spectra_backends::fleet(config, |_, backend, llama| Ok(local(unavailable("not started".into()), backend, llama)))
+pub fn described(config: &Config, beside: Option<&Path>) -> Result<Fleet, BuildError> {
+    spectra_backends::fleet(config, |_, backend, llama| {
+        let plan = locate(&llama.model, beside).map_or(UNKNOWN, |path| planned(&Settings::of(path, backend, llama)));
+        Ok(local(unavailable("not started".into()), plan))
+    })
 }
 
 fn unavailable(why: String) -> Backend {
     Backend::new(service_fn(move |_: Ask| std::future::ready(Err(BackendError::Unavailable { why: why.clone() }))))
 }
 
-fn local(model: Backend, backend: &config::Backend, llama: &config::Llama) -> Local {
+fn local(model: Backend, plan: Plan) -> Local {
     let facts = Facts {
-        context_tokens: Some(backend.context_tokens.unwrap_or(CONTEXT_TOKENS)),
+        context_tokens: Some(plan.context_tokens),
         tools: true,
         vision: false,
         logprobs: true,
@@ -148,5 +163,5 @@ fn local(model: Backend, backend: &config::Backend, llama: &config::Llama) -> Lo
         price: Price::default(),
         continues_by: Continuation::Prefill,
     };
-    Local { backend: model, forwarder: None, facts, slots: Some(llama.slots.unwrap_or(MOST_SLOTS)) }
+    Local { backend: model, forwarder: None, facts, slots: Some(plan.slots) }
 }

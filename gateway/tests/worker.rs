@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use spectra_backends::chunk::Finish;
 use spectra_backends::llama::{Settings, Supervision, Supervisor, WorkerPhase};
-use spectra_backends::{Ask, BackendError, ChatRequest, Chunk};
+use spectra_backends::{Ask, BackendError, ChatRequest, Chunk, Endpoint, Forward};
 use tower::ServiceExt;
 
 /// Generous: other tests run beside this one.
@@ -156,7 +157,7 @@ async fn a_model_that_cannot_be_loaded_is_down_with_the_reason() {
     std::fs::write(&file, b"GGUF then nothing").unwrap();
     let text = folder.path().join("text.gguf");
     std::fs::write(&text, b"<html>").unwrap();
-    for (path, words) in [(folder.path().join("none.gguf"), "cannot be read"), (file, "cannot load"), (text, "not a GGUF")] {
+    for (path, words) in [(folder.path().join("none.gguf"), "cannot be read"), (file, "not a GGUF"), (text, "not a GGUF")] {
         let supervisor = Supervisor::start(settings(path), supervision()).unwrap();
         let mut state = supervisor.watch();
         let down = state.wait_for(|state| state.phase == WorkerPhase::Down);
@@ -271,4 +272,95 @@ async fn requests_become_what_they_ask_for() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_is_there_while_somebody_wants_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let lazy = Supervision { on_demand: true, idle_unload: Some(Duration::from_millis(200)), ..supervision() };
+    let supervisor = Supervisor::start(settings(support::tiny_model(folder.path())), lazy).unwrap();
+    for round in 1..=2 {
+        let state = supervisor.state();
+        assert_eq!((state.phase, state.pid), (WorkerPhase::Unloaded, None), "{round}");
+        // Who comes while it loads waits for it, and whoever is still being answered keeps it.
+        let (one, other) = tokio::join!(collect(&supervisor, HELLO), collect(&supervisor, STORY));
+        assert_eq!(one.unwrap().len(), 1);
+        assert!(other.unwrap().len() > 100);
+        let mut state = supervisor.watch();
+        let unloaded = state.wait_for(|state| state.exits.get("idle") == Some(&round));
+        let state = tokio::time::timeout(PATIENCE, unloaded).await.unwrap().unwrap().clone();
+        assert_eq!((state.phase, state.restarts, state.past_tokens[1]), (WorkerPhase::Unloaded, 0, round * 908), "{state:?}");
+    }
+}
+
+async fn embed(supervisor: &Supervisor, body: &str) -> Result<serde_json::Value, BackendError> {
+    let forward = Forward {
+        endpoint: Endpoint::Embeddings,
+        body: body.to_owned().into(),
+        stream: false,
+        deadline: tokio::time::Instant::now() + PATIENCE,
+        request_id: Arc::from("test"),
+        traceparent: None,
+    };
+    let mut body = supervisor.forwarder().oneshot(forward).await?.body;
+    let mut all = Vec::new();
+    while let Some(bytes) = body.next().await {
+        all.extend_from_slice(&bytes?);
+    }
+    Ok(serde_json::from_slice(&all).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn texts_become_vectors() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings =
+        Settings { embeddings: true, context_tokens: Some(256), threads: Some(1), ..Settings::new(support::tiny_model(folder.path())) };
+    let supervisor = Supervisor::start(settings, supervision()).unwrap();
+    assert!(supervisor.ready(PATIENCE).await, "{:?}", supervisor.state());
+    let vector =
+        |value: &serde_json::Value| -> Vec<f64> { value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect() };
+    let dot = |one: &[f64], other: &[f64]| -> f64 { one.iter().zip(other).map(|(a, b)| a * b).sum() };
+
+    let one = embed(&supervisor, r#"{"model":"x","input":"hello world"}"#).await.unwrap();
+    let alone = vector(&one["data"][0]["embedding"]);
+    assert_eq!((alone.len(), one["model"].as_str(), one["object"].as_str()), (64, Some("local"), Some("list")));
+    assert!((dot(&alone, &alone) - 1.0).abs() < 1e-5);
+    assert!(one["usage"]["prompt_tokens"].as_u64().unwrap() > 5 && one["usage"]["total_tokens"] == one["usage"]["prompt_tokens"]);
+
+    // Beside others, and over more than one step, a text has the vector it has alone.
+    let many: Vec<String> =
+        (0..90).map(|at| if at % 9 == 0 { "hello world".into() } else { format!("text number {at}, {}", "x".repeat(at)) }).collect();
+    let body = serde_json::json!({ "model": "x", "input": many, "encoding_format": "base64" }).to_string();
+    let together = embed(&supervisor, &body).await.unwrap();
+    let data = together["data"].as_array().unwrap();
+    assert_eq!(data.len(), 90);
+    for (at, item) in data.iter().enumerate() {
+        let bytes = base64::prelude::BASE64_STANDARD.decode(item["embedding"].as_str().unwrap()).unwrap();
+        let floats: Vec<f64> = bytes.chunks(4).map(|four| f64::from(f32::from_le_bytes(four.try_into().unwrap()))).collect();
+        assert_eq!((item["index"].as_u64(), floats.len()), (Some(at as u64), 64));
+        assert_eq!(at % 9 == 0, dot(&alone, &floats) > 0.999, "{at}: {}", dot(&alone, &floats));
+    }
+    let tokens = embed(&supervisor, r#"{"model":"x","input":[[1,20,21],[1,20,22]],"dimensions":64}"#).await.unwrap();
+    assert_eq!((tokens["data"].as_array().unwrap().len(), tokens["usage"]["prompt_tokens"].as_u64()), (2, Some(6)));
+
+    for (body, words) in [
+        (r#"{"model":"x","input":"a","dimensions":32}"#.to_owned(), "64 numbers"),
+        (r#"{"model":"x","input":""}"#.to_owned(), ""),
+        (r#"{"model":"x","input":[]}"#.to_owned(), "empty"),
+        (r#"{"model":"x","input":[1,-5]}"#.to_owned(), "token -5"),
+        (r#"{"model":"x","input":{"a":1}}"#.to_owned(), "not an embeddings request"),
+        (format!(r#"{{"model":"x","input":"{}"}}"#, "a".repeat(2000)), "context length"),
+    ] {
+        match embed(&supervisor, &body).await {
+            Err(BackendError::Upstream { status: 400, body, .. }) => assert!(String::from_utf8_lossy(&body).contains(words), "{body:?}"),
+            // A text without letters is one token where the model puts one around every text.
+            Ok(_) if words.is_empty() => {}
+            other => panic!("{body}: {other:?}"),
+        }
+    }
+    let chat = collect(&supervisor, HELLO).await;
+    assert!(matches!(chat, Err(BackendError::Upstream { status: 501, .. })), "{chat:?}");
+    let (chats, _folder) = tiny().await;
+    let refused = embed(&chats, r#"{"model":"x","input":"a"}"#).await;
+    assert!(matches!(refused, Err(BackendError::Upstream { status: 501, .. })), "{refused:?}");
 }

@@ -3,21 +3,27 @@
 use std::path::Path;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
 use http::header::{CONTENT_TYPE, HOST};
-use http::{HeaderMap, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, Limited};
+use http::{HeaderName, Request, Response, StatusCode};
+use http_body_util::{BodyExt, BodyStream, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
+use super::demand::Use;
 use super::supervisor::Health;
-use crate::splice::Edit;
+use crate::forward::{Forward, Forwarded};
+use crate::splice::{Edit, splice};
+use crate::sse::Decoder;
 use crate::{Ask, BackendError, Chunk, Reply};
 
 /// Largest error body or whole answer, in bytes.
 const MOST_BODY: usize = 64 << 20;
+/// How far the answer was held to the asked form while it was written: `strict` or `lenient`.
+const ENFORCED: HeaderName = HeaderName::from_static("x-spectra-enforced");
 
 /// Drives a connection; ends it when dropped.
 struct Connection(JoinHandle<()>);
@@ -28,39 +34,70 @@ impl Drop for Connection {
     }
 }
 
-/// Asks the worker behind `socket`, as model `alias`.
-pub(super) async fn ask(socket: &Path, alias: &str, ask: Ask) -> Result<Reply, BackendError> {
+/// Asks the worker behind `socket`, as model `alias`. `there` is held until the answer has ended.
+pub(super) async fn ask(socket: &Path, alias: &str, ask: Ask, there: Use) -> Result<Reply, BackendError> {
     let view = ask.request.view();
-    let mut edits = vec![Edit::Set("model", serde_json::Value::from(alias).to_string())];
+    let mut edits = vec![model(alias)];
     if view.stream && !view.include_usage {
         edits.push(Edit::Set("stream_options", r#"{"include_usage":true}"#.into()));
     }
     let body = ask.request.spliced(&edits);
-    let mut request = Request::post("/v1/chat/completions")
-        .header(HOST, "localhost")
-        .header(CONTENT_TYPE, "application/json")
-        .header("x-request-id", &*ask.request_id);
-    if let Some(traceparent) = &ask.traceparent {
-        request = request.header("traceparent", &**traceparent);
-    }
-    let request = request.body(Full::new(body)).map_err(|error| BackendError::Broken { what: error.to_string() })?;
-    let (connection, response) = send(socket, request).await?;
-    let status = response.status();
-    if status != StatusCode::OK {
-        return Err(refused(status, response).await);
-    }
+    let request = post("/v1/chat/completions", body, &ask.request_id, ask.traceparent.as_deref())?;
+    let (connection, response) = accepted(socket, request).await?;
     let is_stream = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+    let headers = response.headers().get(&ENFORCED).map(|strength| (ENFORCED, strength.clone()));
     let body = response.into_body();
+    let held = (connection, there);
     let chunks: crate::ChunkStream = if is_stream {
-        Box::pin(events(connection, body))
+        Box::pin(events(held, body))
     } else {
         Box::pin(futures_util::stream::once(async move {
             let data = whole(body).await?;
-            drop(connection);
+            drop(held);
             Chunk::parse(data)
         }))
     };
-    Ok(Reply { headers: HeaderMap::new(), chunks })
+    Ok(Reply { headers: headers.into_iter().collect(), chunks })
+}
+
+/// Passes a request of another endpoint on, its answer unread.
+pub(super) async fn forward(socket: &Path, alias: &str, forward: Forward, there: Use) -> Result<Forwarded, BackendError> {
+    let body = splice(&forward.body, &[model(alias)]).map_err(|error| not_sent(&error))?;
+    let path = format!("/v1{}", forward.endpoint.path());
+    let request = post(&path, body, &forward.request_id, forward.traceparent.as_deref())?;
+    let (connection, response) = accepted(socket, request).await?;
+    let status = response.status().as_u16();
+    let headers = response.headers().get(CONTENT_TYPE).map(|kind| (CONTENT_TYPE, kind.clone())).into_iter().collect();
+    let held = (connection, there);
+    let body = BodyStream::new(response.into_body()).filter_map(move |frame| {
+        let _held = &held;
+        std::future::ready(frame.map_or_else(|error| Some(Err(broken(&error))), |frame| frame.into_data().ok().map(Ok)))
+    });
+    Ok(Forwarded { status, headers, body: Box::pin(body) })
+}
+
+fn model(alias: &str) -> Edit {
+    Edit::Set("model", serde_json::Value::from(alias).to_string())
+}
+
+fn post(path: &str, body: Bytes, request_id: &str, traceparent: Option<&str>) -> Result<Request<Full<Bytes>>, BackendError> {
+    let mut request =
+        Request::post(path).header(HOST, "localhost").header(CONTENT_TYPE, "application/json").header("x-request-id", request_id);
+    if let Some(traceparent) = traceparent {
+        request = request.header("traceparent", traceparent);
+    }
+    request.body(Full::new(body)).map_err(|error| not_sent(&error))
+}
+
+/// Requests are parsed at the door; one that cannot be written is a fault of ours.
+fn not_sent(error: &dyn std::fmt::Display) -> BackendError {
+    BackendError::Unavailable { why: format!("request could not be written: {error}") }
+}
+
+async fn accepted(socket: &Path, request: Request<Full<Bytes>>) -> Result<(Connection, Response<Incoming>), BackendError> {
+    let (connection, response) = send(socket, request).await?;
+    let status = response.status();
+    if status == StatusCode::OK { Ok((connection, response)) } else { Err(refused(status, response).await) }
 }
 
 /// What the worker says of itself; an error while it loads.
@@ -112,19 +149,25 @@ async fn refused(status: StatusCode, response: Response<Incoming>) -> BackendErr
     BackendError::Upstream { status: status.as_u16(), headers: Box::new(headers), body }
 }
 
-/// The worker writes one `data:` line and an empty line for each event; nothing else has to be read here.
-fn events(connection: Connection, mut body: Incoming) -> impl futures_util::Stream<Item = Result<Chunk, BackendError>> + Send {
+/// The chunks of a stream. Only `[DONE]` is a good end.
+fn events(held: (Connection, Use), mut body: Incoming) -> impl Stream<Item = Result<Chunk, BackendError>> + Send {
     async_stream::stream! {
-        let _connection = connection;
-        let mut buffer = BytesMut::new();
+        let _held = held;
+        let mut decoder = Decoder::new(MOST_BODY);
         loop {
-            while let Some(end) = buffer.windows(2).position(|pair| pair == b"\n\n") {
-                let event = buffer.split_to(end + 2).freeze();
-                let data = event.slice(b"data: ".len().min(end)..end);
-                if &*data == b"[DONE]" {
+            loop {
+                let event = match decoder.next() {
+                    Ok(Some(event)) => event,
+                    Ok(None) => break,
+                    Err(error) => {
+                        yield Err(BackendError::Broken { what: format!("the local model's worker: {error}") });
+                        return;
+                    }
+                };
+                if event.is_done() {
                     return;
                 }
-                let chunk = Chunk::parse(data);
+                let chunk = Chunk::parse(event.data);
                 let failed = chunk.is_err();
                 yield chunk;
                 if failed {
@@ -133,8 +176,8 @@ fn events(connection: Connection, mut body: Incoming) -> impl futures_util::Stre
             }
             match body.frame().await {
                 Some(Ok(frame)) => {
-                    if let Some(data) = frame.data_ref() {
-                        buffer.extend_from_slice(data);
+                    if let Ok(data) = frame.into_data() {
+                        decoder.push(data);
                     }
                 }
                 Some(Err(error)) => {

@@ -115,6 +115,10 @@ impl Grammars {
                 return self.parser(GrammarWithLexer::from_json_schema(schema::options(schema::object(), false)), Strength::Strict);
             }
             Form::Grammar(text) if text.len() > MOST_SCHEMA_BYTES => return Err(Unsupported("the grammar is too long".into())),
+            // Ours hold a schema and a few groups around it.
+            Form::Grammar(text) if schema::depth(text) > MOST_SCHEMA_DEPTH + 8 => {
+                return Err(Unsupported("the grammar is nested too deep".into()));
+            }
             Form::Grammar(text) => return self.parser(GrammarWithLexer::from_lark(text.to_string()), Strength::Strict),
             Form::Schema(text) => text,
         };

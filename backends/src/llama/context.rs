@@ -4,13 +4,14 @@ use std::num::NonZeroU32;
 
 use llama_cpp_2::DecodeError;
 use llama_cpp_2::context::LlamaContext;
-use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams};
+use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams, LlamaPoolingType};
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_sys_2::{LLAMA_FLASH_ATTN_TYPE_AUTO, LLAMA_FLASH_ATTN_TYPE_DISABLED, LLAMA_FLASH_ATTN_TYPE_ENABLED};
 
-use super::model::{LoadError, Model, Token, backend};
-use super::{KvType, Settings};
+use super::file::LoadError;
+use super::model::{Model, Token, backend};
+use super::{KvType, Pooling, Settings};
 
 /// Sequence ids that llama.cpp can tell apart in one context.
 pub(crate) const MOST_SEQUENCES: u32 = 256;
@@ -28,13 +29,15 @@ pub(crate) struct Context<'model> {
     decoded: bool,
 }
 
-/// The sizes a context is made with; all checked by `Shape::plan`.
+/// The sizes a context is made with, as planned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
     /// Tokens the key-value cache holds, shared by all sequences.
     pub cells: u32,
     pub sequences: u32,
+    /// Tokens of one call, and of these how many are computed at once.
     pub batch: u32,
+    pub step: u32,
     pub threads: i32,
 }
 
@@ -75,7 +78,7 @@ impl<'model> Context<'model> {
         let params = LlamaContextParams::default()
             .with_n_ctx(NonZeroU32::new(shape.cells))
             .with_n_batch(shape.batch)
-            .with_n_ubatch(shape.batch.min(512))
+            .with_n_ubatch(shape.step)
             .with_n_seq_max(shape.sequences)
             .with_n_threads(shape.threads)
             .with_n_threads_batch(shape.threads)
@@ -84,7 +87,8 @@ impl<'model> Context<'model> {
             .with_flash_attention_policy(flash)
             .with_kv_unified(true)
             .with_swa_full(true)
-            .with_embeddings(settings.embeddings);
+            .with_embeddings(settings.embeddings)
+            .with_pooling_type(pooling(settings, model));
         let inner = model
             .weights()
             .new_context(backend()?, params)
@@ -164,6 +168,20 @@ impl<'model> Context<'model> {
         Ok(self.inner.get_logits_ith(at))
     }
 
+    /// The vector of all tokens of a sequence of the last decoded batch; the context was made for embeddings.
+    pub(crate) fn embedding(&self, sequence: i32) -> Result<&[f32], Guarded> {
+        self.known_sequence(sequence)?;
+        if !self.decoded {
+            return Err(Guarded::NoLogits(sequence));
+        }
+        self.inner.embeddings_seq_ith(sequence).map_err(|_| Guarded::NoLogits(sequence))
+    }
+
+    /// Forgets every sequence.
+    pub(crate) fn forget_all(&mut self) {
+        self.inner.clear_kv_cache();
+    }
+
     /// Forgets a sequence's tokens from position `from` on.
     pub(crate) fn forget(&mut self, sequence: i32, from: u32) -> Result<(), Guarded> {
         self.known_sequence(sequence)?;
@@ -183,8 +201,127 @@ impl<'model> Context<'model> {
     }
 }
 
+/// How tokens become one vector: as the operator says, as the model was trained, or by their mean.
+fn pooling(settings: &Settings, model: &Model) -> LlamaPoolingType {
+    match settings.pooling {
+        _ if !settings.embeddings => LlamaPoolingType::Unspecified,
+        Some(Pooling::Mean) => LlamaPoolingType::Mean,
+        Some(Pooling::Cls) => LlamaPoolingType::Cls,
+        Some(Pooling::Last) => LlamaPoolingType::Last,
+        None if matches!(model.header().pooling, Some(1..=3)) => LlamaPoolingType::Unspecified,
+        None => {
+            tracing::warn!("this model was not trained for embeddings: a text's vector is the mean of its tokens'");
+            LlamaPoolingType::Mean
+        }
+    }
+}
+
 impl std::fmt::Debug for Context<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Context").field("cells", &self.cells).field("sequences", &self.sequences).finish_non_exhaustive()
+    }
+}
+
+/// Each call that ends the process when llama.cpp gets it, and what is said instead (`docs/engine.md` has the list).
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::llama::support;
+
+    const BATCH: u32 = 32;
+    const CELLS: u32 = 256;
+
+    /// A context of two sequences over the small random model.
+    fn with(check: impl FnOnce(&Model, Context<'_>)) {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings { threads: Some(1), ..Settings::new(support::tiny_model(folder.path())) };
+        let model = Model::load(&settings).unwrap();
+        let shape = Shape { cells: CELLS, sequences: 2, batch: BATCH, step: BATCH, threads: 1 };
+        let context = Context::new(&model, &settings, shape).unwrap();
+        check(&model, context);
+    }
+
+    #[test]
+    fn calls_out_of_bounds_are_refused() {
+        with(|model, mut context| {
+            let size = i32::try_from(model.vocabulary()).unwrap();
+            for (token, position, sequence, expected) in [
+                (-1, 0, 0, Guarded::Token(-1)),
+                (size, 0, 0, Guarded::Token(size)),
+                (i32::MAX, 0, 0, Guarded::Token(i32::MAX)),
+                (1, -1, 0, Guarded::Position(-1)),
+                (1, i32::try_from(CELLS).unwrap(), 0, Guarded::Position(256)),
+                (1, 0, -1, Guarded::Sequence(-1)),
+                (1, 0, 2, Guarded::Sequence(2)),
+            ] {
+                assert_eq!(context.add(token, position, sequence, true), Err(expected));
+            }
+            for sequence in [-1, 2, i32::MAX] {
+                assert_eq!(context.forget(sequence, 0), Err(Guarded::Sequence(sequence)));
+                assert_eq!(context.share(0, sequence, 1), Err(Guarded::Sequence(sequence)));
+                assert_eq!(context.share(sequence, 0, 1), Err(Guarded::Sequence(sequence)));
+                assert_eq!(context.embedding(sequence), Err(Guarded::Sequence(sequence)));
+            }
+            assert_eq!(context.decode(), Ok(()), "an empty batch is done at once");
+        });
+    }
+
+    #[test]
+    fn a_batch_takes_no_more_than_it_was_made_for() {
+        with(|_, mut context| {
+            for position in 0..BATCH.cast_signed() {
+                assert_eq!(context.add(5, position, 0, false), Ok(position));
+            }
+            assert_eq!(context.add(5, BATCH.cast_signed(), 0, false), Err(Guarded::BatchFull));
+            assert_eq!(context.decode(), Ok(()));
+        });
+    }
+
+    #[test]
+    fn logits_are_there_only_where_they_were_asked_for() {
+        with(|model, mut context| {
+            assert_eq!(context.logits(0), Err(Guarded::NoLogits(0)), "before anything");
+            context.add(5, 0, 0, false).unwrap();
+            context.add(6, 1, 0, true).unwrap();
+            assert_eq!(context.logits(1), Err(Guarded::NoLogits(1)), "before the decode");
+            context.decode().unwrap();
+            for at in [-1, 0, 2, i32::MAX] {
+                assert_eq!(context.logits(at), Err(Guarded::NoLogits(at)));
+            }
+            assert_eq!(context.logits(1).unwrap().len(), model.vocabulary());
+            assert_eq!(context.embedding(0), Err(Guarded::NoLogits(0)), "a context for answers has no embeddings");
+            context.clear_batch();
+            assert_eq!(context.logits(1), Err(Guarded::NoLogits(1)), "of a batch that is gone");
+        });
+    }
+
+    #[test]
+    fn a_full_cache_says_so_and_recovers() {
+        with(|_, mut context| {
+            let fill = |context: &mut Context<'_>, sequence| {
+                for from in (0..CELLS.cast_signed()).step_by(BATCH as usize) {
+                    context.clear_batch();
+                    for position in from..from + BATCH.cast_signed() {
+                        context.add(5, position, sequence, false).unwrap();
+                    }
+                    context.decode()?;
+                }
+                Ok(())
+            };
+            assert_eq!(fill(&mut context, 0), Ok(()));
+            assert_eq!(fill(&mut context, 1), Err(DecodeFailed::NoRoom));
+            context.forget(0, 0).unwrap();
+            context.forget(1, 0).unwrap();
+            assert_eq!(fill(&mut context, 1), Ok(()));
+        });
+    }
+
+    #[test]
+    fn no_token_is_detokenised_by_llama_cpp_after_the_load() {
+        with(|model, _| {
+            for token in [-1, i32::MIN, i32::MAX, i32::try_from(model.vocabulary()).unwrap()] {
+                assert_eq!((model.piece(token), model.control(token), model.ends(token)), (&b""[..], &b""[..], false));
+            }
+        });
     }
 }

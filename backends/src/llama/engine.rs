@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::constraint::Constraint;
 use super::context::{Context, MOST_SEQUENCES, Shape};
-use super::memory;
-use super::model::{LoadError, Model, Token};
+use super::embedder::{Embedder, Passage};
+use super::file::LoadError;
+use super::memory::Plan;
+use super::model::{Model, Token};
 use super::sampler::{Sampling, TokenChoice};
 use super::scheduler::Scheduler;
 use super::stats::{Stats, add};
@@ -17,17 +19,24 @@ use super::{Settings, Snapshot};
 
 /// Idle sequences kept for reuse beside the running ones.
 const IDLE_SEQUENCES: u32 = 16;
-/// Where the model was trained for more and nobody says how much is wanted.
-const USUAL_CONTEXT: u32 = 4096;
+/// Texts embedded in one step.
+const EMBEDDED_AT_ONCE: u32 = 64;
 
 /// A loaded model that answers jobs until it is dropped.
 #[derive(Debug)]
 pub struct Engine {
     model: Arc<Model>,
     stats: Arc<Stats>,
-    jobs: SyncSender<Job>,
+    inbox: Inbox,
     limits: Limits,
     alive: watch::Receiver<()>,
+}
+
+/// What the thread behind the handle does.
+#[derive(Debug)]
+enum Inbox {
+    Chat(SyncSender<Job>),
+    Embed(SyncSender<Passage>),
 }
 
 /// The bounds in force, after automatic values were chosen.
@@ -100,6 +109,10 @@ pub enum Refused {
     Empty,
     #[error("{waiting} requests are waiting already")]
     QueueFull { waiting: u32 },
+    #[error("the engine failed: {0}")]
+    Failed(String),
+    #[error("this engine {0}")]
+    NotServed(&'static str),
     #[error("the engine has ended")]
     Gone,
 }
@@ -111,13 +124,17 @@ impl Engine {
     /// For an unusable file, or a context that does not fit into memory.
     pub fn start(settings: &Settings) -> Result<Self, LoadError> {
         let model = Arc::new(Model::load(settings)?);
-        let (limits, shape) = plan(settings, &model)?;
+        let (limits, shape) = shape(settings, &model);
         let stats = Arc::new(Stats::new());
-        let (jobs, inbox) = sync_channel((limits.queue + limits.slots) as usize + 1);
+        let depth = (limits.queue + limits.slots) as usize + 1;
+        let (jobs, to_answer) = sync_channel(depth);
+        let (texts, to_embed) = sync_channel(depth);
+        let inbox = if settings.embeddings { Inbox::Embed(texts) } else { Inbox::Chat(jobs) };
         let (up, went_up) = std::sync::mpsc::channel();
         let (breath, alive) = watch::channel(());
+        let kv_type = settings.kv_type;
         let (model_there, stats_there, settings) = (Arc::clone(&model), Arc::clone(&stats), settings.clone());
-        let run = move || {
+        let decode = move || {
             let _breath = breath;
             let context = match Context::new(&model_there, &settings, shape) {
                 Ok(context) => context,
@@ -125,11 +142,15 @@ impl Engine {
             };
             // The receiver waits for exactly this message.
             let _ = up.send(Ok(()));
-            Scheduler::new(&model_there, context, limits, &stats_there).run(&inbox);
+            if settings.embeddings {
+                Embedder::new(context, &stats_there).run(&to_embed);
+            } else {
+                Scheduler::new(&model_there, context, limits, &stats_there).run(&to_answer);
+            }
         };
         std::thread::Builder::new()
             .name("decode".into())
-            .spawn(run)
+            .spawn(decode)
             .map_err(|error| LoadError::Engine(format!("no thread for decoding: {error}")))?;
         went_up.recv().map_err(|_| LoadError::Engine("the decode thread ended while it started".into()))??;
         tracing::info!(
@@ -138,10 +159,13 @@ impl Engine {
             slots = limits.slots,
             threads = limits.threads,
             batch_tokens = shape.batch,
+            gpu_layers = model.plan().gpu_layers,
+            layers = model.header().layers + 1,
             weights_mib = model.bytes() >> 20,
+            cache_mib = model.header().kv_bytes_per_token(kv_type).saturating_mul(u64::from(shape.cells)) >> 20,
             "engine ready"
         );
-        Ok(Self { model, stats, jobs, limits, alive })
+        Ok(Self { model, stats, inbox, limits, alive })
     }
 
     #[must_use]
@@ -164,6 +188,7 @@ impl Engine {
     /// # Errors
     /// For a job that can never fit, or does not fit now.
     pub fn submit(&self, job: Job) -> Result<(), Refused> {
+        let Inbox::Chat(jobs) = &self.inbox else { return Err(Refused::NotServed("serves embeddings, not answers")) };
         let context = self.limits.context_tokens;
         if job.prompt.is_empty() {
             return Err(Refused::Empty);
@@ -172,12 +197,32 @@ impl Engine {
         if wanted > u64::from(context) {
             return Err(Refused::TooLong { context, prompt: job.prompt.len() as u64, answer: job.max_tokens });
         }
+        self.enter(jobs, job)
+    }
+
+    /// One vector for each text, of length 1. Dropping the future gives up.
+    ///
+    /// # Errors
+    /// For texts that can never fit, or do not fit now, and if the engine fails.
+    pub async fn embed(&self, texts: Vec<Vec<Token>>) -> Result<Vec<Vec<f32>>, Refused> {
+        let Inbox::Embed(inbox) = &self.inbox else { return Err(Refused::NotServed("answers chats; it was not started for embeddings")) };
+        let context = self.limits.context_tokens;
+        if let Some(text) = texts.iter().find(|text| text.is_empty() || text.len() > context as usize) {
+            let long = Refused::TooLong { context, prompt: text.len() as u64, answer: None };
+            return Err(if text.is_empty() { Refused::Empty } else { long });
+        }
+        let (answer, vectors) = oneshot::channel();
+        self.enter(inbox, Passage { texts, answer })?;
+        vectors.await.map_err(|_| Refused::Gone)?.map_err(Refused::Failed)
+    }
+
+    fn enter<T>(&self, inbox: &SyncSender<T>, work: T) -> Result<(), Refused> {
         let most = self.limits.queue + self.limits.slots;
         let waiting = self.stats.waiting.fetch_add(1, Ordering::Relaxed);
         let taken = if waiting >= u64::from(most) {
             Err(Refused::QueueFull { waiting: most })
         } else {
-            self.jobs.try_send(job).map_err(|error| match error {
+            inbox.try_send(work).map_err(|error| match error {
                 TrySendError::Full(_) => Refused::QueueFull { waiting: most },
                 TrySendError::Disconnected(_) => Refused::Gone,
             })
@@ -196,28 +241,26 @@ impl Engine {
     }
 }
 
-/// Chooses what the settings leave open and refuses what cannot work, with the arithmetic.
-fn plan(settings: &Settings, model: &Model) -> Result<(Limits, Shape), LoadError> {
-    let trained = model.trained_context().max(1);
-    let context_tokens = settings.context_tokens.unwrap_or(USUAL_CONTEXT).clamp(256, trained.max(256));
+/// The sizes of the context, from what the model was given.
+fn shape(settings: &Settings, model: &Model) -> (Limits, Shape) {
+    let Plan { context_tokens, slots, .. } = model.plan();
     if let Some(asked) = settings.context_tokens
-        && asked > trained
+        && asked > context_tokens
     {
-        tracing::warn!(asked, trained, "context_tokens is more than the model was trained for; using what it was trained for");
+        tracing::warn!(asked, using = context_tokens, "context_tokens is more than the model was trained for");
     }
-    let slots = match settings.slots {
-        Some(slots) => slots.clamp(1, 64),
-        None => (1..=4).rev().find(|slots| memory::check(settings, model, context_tokens, *slots).is_ok()).unwrap_or(1),
-    };
-    memory::check(settings, model, context_tokens, slots)?;
     let cores = std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1));
     let threads = settings.threads.unwrap_or(cores.saturating_sub(1)).clamp(1, 512);
     let idle = if model.cuts_anywhere() { IDLE_SEQUENCES } else { 0 };
-    let shape = Shape {
-        cells: context_tokens * slots,
-        sequences: (slots + idle).min(MOST_SEQUENCES),
-        batch: settings.batch_tokens.clamp(32, 8192).max(slots),
-        threads: i32::try_from(threads).unwrap_or(1),
-    };
-    Ok((Limits { context_tokens, slots, queue: settings.queue, threads }, shape))
+    let limits = Limits { context_tokens, slots, queue: settings.queue, threads };
+    let threads = i32::try_from(threads).unwrap_or(1);
+    if settings.embeddings {
+        // A text must be read in one step: its vector is made of all its tokens.
+        return (
+            limits,
+            Shape { cells: context_tokens, sequences: EMBEDDED_AT_ONCE, batch: context_tokens, step: context_tokens, threads },
+        );
+    }
+    let batch = settings.batch_tokens.clamp(32, 8192).max(slots);
+    (limits, Shape { cells: context_tokens * slots, sequences: (slots + idle).min(MOST_SEQUENCES), batch, step: batch.min(512), threads })
 }

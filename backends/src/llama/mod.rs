@@ -4,6 +4,9 @@
 //! (`scheduler`) decodes it together with all others, `sampler` picks tokens, `text` turns their bytes into whole characters.
 
 mod client;
+mod demand;
+mod file;
+mod memory;
 mod settings;
 mod snapshot;
 mod supervisor;
@@ -13,9 +16,9 @@ mod constraint;
 #[cfg(feature = "llama")]
 mod context;
 #[cfg(feature = "llama")]
-mod engine;
+mod embedder;
 #[cfg(feature = "llama")]
-mod memory;
+mod engine;
 #[cfg(feature = "llama")]
 mod model;
 #[cfg(feature = "llama")]
@@ -31,7 +34,9 @@ mod text;
 #[cfg(feature = "llama")]
 mod tools;
 
-pub use settings::{KvType, Settings};
+pub use file::{Header, LoadError};
+pub use memory::Plan;
+pub use settings::{GpuSplit, KvType, Pooling, Settings};
 pub use snapshot::Snapshot;
 pub use supervisor::{Exit, Health, State, Supervision, Supervisor, WorkerPhase};
 
@@ -40,7 +45,7 @@ pub use constraint::{Constraint, Form, Grammars, Strength, Unsupported};
 #[cfg(feature = "llama")]
 pub use engine::{Ended, Engine, Event, Job, Limits, Refused};
 #[cfg(feature = "llama")]
-pub use model::{LoadError, Model};
+pub use model::Model;
 #[cfg(feature = "llama")]
 pub use prompt::{Prompt, PromptError};
 #[cfg(feature = "llama")]
@@ -49,3 +54,7 @@ pub use sampler::{Sampling, TokenChoice};
 pub use stats::Stats;
 #[cfg(feature = "llama")]
 pub use tools::{Reader, Said, Style, grammar};
+
+#[cfg(test)]
+#[path = "../../tests/support/mod.rs"]
+mod support;

@@ -1,16 +1,17 @@
 //! The weights, and everything about the vocabulary that is read once so that no later call can go out of range.
 
 use std::collections::HashMap;
-use std::io::Read;
-use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::model::LlamaModel;
-use llama_cpp_2::model::params::LlamaModelParams;
+use llama_cpp_2::model::params::{LlamaModelParams, LlamaSplitMode};
 use llama_cpp_2::token::LlamaToken;
+use llama_cpp_2::{LlamaBackendDeviceType, list_llama_ggml_backend_devices};
 
-use super::Settings;
+use super::file::{Header, LoadError};
+use super::memory::Plan;
+use super::{GpuSplit, Settings};
 
 pub(crate) type Token = i32;
 
@@ -27,6 +28,8 @@ pub struct Model {
     specials: Specials,
     template: Option<String>,
     name: String,
+    header: Header,
+    plan: Plan,
 }
 
 /// Texts of the tokens that a template names.
@@ -35,34 +38,6 @@ pub(crate) struct Specials {
     pub bos: String,
     pub eos: String,
     pub adds_bos: bool,
-}
-
-/// Why a model is not there.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LoadError {
-    #[error("model file {path} cannot be read: {why}")]
-    Unreadable { path: PathBuf, why: String },
-    #[error("{path} is not a GGUF model file: {why}")]
-    NotGguf { path: PathBuf, why: String },
-    #[error("llama.cpp cannot load {path}: the file is damaged, or of a model it does not know; its own words are in the log above")]
-    Refused { path: PathBuf },
-    #[error("{0}")]
-    TooLarge(String),
-    #[error("llama.cpp: {0}")]
-    Engine(String),
-}
-
-impl LoadError {
-    /// Exit code of a worker that ends with it, after `sysexits.h`: 66 no input, 65 bad data, 71 the system's limits, 70 software.
-    #[must_use]
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Unreadable { .. } => 66,
-            Self::NotGguf { .. } | Self::Refused { .. } => 65,
-            Self::TooLarge(_) => 71,
-            Self::Engine(_) => 70,
-        }
-    }
 }
 
 /// llama.cpp's own state is one per process; so is the handle to it.
@@ -78,15 +53,22 @@ pub(crate) fn backend() -> Result<&'static LlamaBackend, LoadError> {
 }
 
 impl Model {
-    /// Reads the file into memory (mapped); takes seconds for a large one.
+    /// Reads the file into memory (mapped); takes seconds for a large one. What cannot fit is refused before that.
     ///
     /// # Errors
-    /// For a file that is missing, not a GGUF, damaged, or of an unknown architecture.
+    /// For a file that is missing, not a GGUF, damaged, of an unknown architecture, or too large for this machine.
     pub fn load(settings: &Settings) -> Result<Self, LoadError> {
         let path = &settings.model;
-        check_file(path)?;
-        let params = LlamaModelParams::default().with_n_gpu_layers(settings.gpu_layers.unwrap_or(999));
-        let weights = LlamaModel::load_from_file(backend()?, path, &params).map_err(|_| LoadError::Refused { path: path.clone() })?;
+        let header = Header::read(path)?;
+        let backend = backend()?;
+        let plan = Plan::of(settings, &header, &free_on_gpus())?;
+        let split = match settings.gpu_split {
+            GpuSplit::Layer => LlamaSplitMode::Layer,
+            GpuSplit::Row => LlamaSplitMode::Row,
+            GpuSplit::None => LlamaSplitMode::None,
+        };
+        let params = LlamaModelParams::default().with_n_gpu_layers(plan.gpu_layers).with_split_mode(split);
+        let weights = LlamaModel::load_from_file(backend, path, &params).map_err(|_| LoadError::Refused { path: path.clone() })?;
         let vocab = weights.vocab();
         let count = weights.n_vocab();
         let pieces: Vec<Box<[u8]>> = (0..count).map(|id| vocab.token_to_piece(LlamaToken(id), false, None).into_boxed_slice()).collect();
@@ -103,7 +85,7 @@ impl Model {
         let template = weights.chat_template(None).ok().and_then(|template| template.to_string().ok());
         let stem = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
         let name = weights.meta_val_str("general.name").ok().filter(|name| !name.is_empty()).unwrap_or(stem);
-        Ok(Self { pieces, ends, controls, end, specials, template, name, weights })
+        Ok(Self { pieces, ends, controls, end, specials, template, name, header, plan, weights })
     }
 
     /// `general.name` of the GGUF, or the file's name.
@@ -175,19 +157,34 @@ impl Model {
         tokens.into_iter().map(|token| token.0).collect()
     }
 
+    /// Tokens of a text that is embedded, with those the model wants around every text. What looks like a control token is text.
+    #[must_use]
+    pub fn tokenize_plain(&self, text: &str) -> Vec<Token> {
+        self.weights.vocab().tokenize(text.as_bytes(), true, false).into_iter().map(|token| token.0).collect()
+    }
+
     /// Whether the key-value cache can be cut at any token, which reuse of prefixes needs.
     #[must_use]
     pub fn cuts_anywhere(&self) -> bool {
         !(self.weights.is_recurrent() || self.weights.is_hybrid())
     }
 
-    /// Bytes of key-value cache one token takes.
+    /// What its file says.
     #[must_use]
-    pub fn kv_bytes_per_token(&self, kv: super::KvType) -> u64 {
-        let heads = u64::from(self.weights.n_head()).max(1);
-        let per_head = u64::try_from(self.weights.n_embd()).unwrap_or(0) / heads;
-        let numbers = 2 * u64::from(self.weights.n_layer()) * u64::from(self.weights.n_head_kv()) * per_head;
-        numbers * kv.bytes_of_32() / 32
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// What it was given on this machine.
+    #[must_use]
+    pub fn plan(&self) -> Plan {
+        self.plan
+    }
+
+    /// Numbers of one embedding.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        usize::try_from(self.weights.n_embd()).unwrap_or(0)
     }
 
     /// Bytes of the weights.
@@ -197,17 +194,18 @@ impl Model {
     }
 }
 
-/// What can be said of the file before llama.cpp sees it, in words an operator can act on.
-fn check_file(path: &Path) -> Result<(), LoadError> {
-    let unreadable = |why: String| LoadError::Unreadable { path: path.to_owned(), why };
-    let mut file = std::fs::File::open(path).map_err(|error| unreadable(error.to_string()))?;
-    if !file.metadata().is_ok_and(|data| data.is_file()) {
-        return Err(unreadable("not a regular file".into()));
+/// Free bytes of each GPU that this build can use.
+fn free_on_gpus() -> Vec<u64> {
+    if !backend().is_ok_and(LlamaBackend::supports_gpu_offload) {
+        return Vec::new();
     }
-    let mut magic = [0; 4];
-    match file.read_exact(&mut magic) {
-        Ok(()) if &magic == b"GGUF" => Ok(()),
-        Ok(()) => Err(LoadError::NotGguf { path: path.to_owned(), why: format!("it begins with {magic:02x?} instead of \"GGUF\"") }),
-        Err(_) => Err(LoadError::NotGguf { path: path.to_owned(), why: "it has less than four bytes".into() }),
-    }
+    let is_gpu = |kind| matches!(kind, LlamaBackendDeviceType::Gpu | LlamaBackendDeviceType::IntegratedGpu);
+    let devices = list_llama_ggml_backend_devices().into_iter().filter(|device| is_gpu(device.device_type));
+    devices
+        .map(|device| {
+            let (free, total) = (device.memory_free as u64, device.memory_total as u64);
+            tracing::info!(gpu = %device.name, model = %device.description, free_mib = free >> 20, total_mib = total >> 20, "GPU found");
+            free
+        })
+        .collect()
 }

@@ -59,14 +59,14 @@ pub(crate) struct Sampler {
 }
 
 impl Sampling {
-    /// From a request; `fallback_seed` where it has none, and `choice` makes the choices of `n` differ.
+    /// From a request; `defaults` and `fallback_seed` where it says nothing, and `choice` makes the choices of `n` differ.
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "the ranges were checked when the request was read; logits are f32")]
-    pub fn of(request: &chat::View, fallback_seed: u64, choice: u32) -> Self {
+    pub fn of(request: &chat::View, defaults: &spectra_config::Sampling, fallback_seed: u64, choice: u32) -> Self {
         let or = |value: Option<f64>, default: f32| value.map_or(default, |value| value as f32);
         let seed = request.seed.map_or(fallback_seed, i64::cast_unsigned);
         Self {
-            temperature: or(request.temperature, 0.8),
+            temperature: or(request.temperature.or(defaults.temperature), 0.8),
             top_k: request.top_k.unwrap_or(40),
             top_p: or(request.top_p, 0.95),
             min_p: or(request.min_p, 0.05),
@@ -248,7 +248,7 @@ mod tests {
 
     fn settings() -> Sampling {
         let view = chat::View { temperature: Some(1.0), top_p: Some(1.0), top_k: Some(0), min_p: Some(0.0), ..chat::View::default() };
-        Sampling::of(&view, 7, 0)
+        Sampling::of(&view, &spectra_config::Sampling::default(), 7, 0)
     }
 
     /// How often each token is drawn in 4,000 draws, in permille.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 /// One model and how to run it. `None` is chosen when the model is loaded, and then logged.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// The GGUF file.
     pub model: PathBuf,
@@ -15,8 +15,9 @@ pub struct Settings {
     pub queue: u32,
     /// CPU threads. Unset: the cores less one, at least one: threads that spin on a busy machine ruin the rate.
     pub threads: Option<u32>,
-    /// Layers on the GPU. Unset: all, where the build knows a GPU.
+    /// Layers on the GPU. Unset: as many as fit its free memory.
     pub gpu_layers: Option<u32>,
+    pub gpu_split: GpuSplit,
     pub kv_type: KvType,
     /// Unset: llama.cpp decides by model and device.
     pub flash_attention: Option<bool>,
@@ -24,6 +25,27 @@ pub struct Settings {
     pub batch_tokens: u32,
     /// Serve embeddings instead of chat.
     pub embeddings: bool,
+    /// How the tokens of a text become one vector. Unset: as the model was trained, or their mean.
+    pub pooling: Option<Pooling>,
+    /// For what a request leaves open.
+    pub defaults: spectra_config::Sampling,
+}
+
+/// How a model is laid on several GPUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GpuSplit {
+    #[default]
+    Layer,
+    Row,
+    /// One GPU only.
+    None,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    Mean,
+    Cls,
+    Last,
 }
 
 /// Number format of the key-value cache.
@@ -54,6 +76,28 @@ impl KvType {
     }
 }
 
+impl GpuSplit {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Layer => "layer",
+            Self::Row => "row",
+            Self::None => "none",
+        }
+    }
+}
+
+impl Pooling {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Mean => "mean",
+            Self::Cls => "cls",
+            Self::Last => "last",
+        }
+    }
+}
+
 impl Settings {
     /// Automatic values for everything but the model.
     #[must_use]
@@ -65,10 +109,13 @@ impl Settings {
             queue: 256,
             threads: None,
             gpu_layers: None,
+            gpu_split: GpuSplit::default(),
             kv_type: KvType::default(),
             flash_attention: None,
             batch_tokens: 512,
             embeddings: false,
+            pooling: None,
+            defaults: spectra_config::Sampling::default(),
         }
     }
 
@@ -81,6 +128,11 @@ impl Settings {
             queue: backend.queue,
             threads: llama.threads,
             gpu_layers: llama.gpu_layers,
+            gpu_split: match llama.gpu_split {
+                spectra_config::GpuSplit::Layer => GpuSplit::Layer,
+                spectra_config::GpuSplit::Row => GpuSplit::Row,
+                spectra_config::GpuSplit::None => GpuSplit::None,
+            },
             kv_type: match llama.kv_type {
                 spectra_config::KvType::F16 => KvType::F16,
                 spectra_config::KvType::Q8_0 => KvType::Q8_0,
@@ -88,6 +140,12 @@ impl Settings {
             flash_attention: llama.flash_attention,
             batch_tokens: llama.batch_tokens,
             embeddings: llama.embeddings,
+            pooling: llama.pooling.map(|pooling| match pooling {
+                spectra_config::Pooling::Mean => Pooling::Mean,
+                spectra_config::Pooling::Cls => Pooling::Cls,
+                spectra_config::Pooling::Last => Pooling::Last,
+            }),
+            defaults: llama.defaults,
             ..Self::new(model)
         }
     }
@@ -110,6 +168,10 @@ impl Settings {
         push("--kv-type", Some(self.kv_type.as_str().into()));
         push("--flash-attention", self.flash_attention.map(|on| on.to_string()));
         push("--batch-tokens", Some(self.batch_tokens.to_string()));
+        push("--gpu-split", (self.gpu_split != GpuSplit::default()).then(|| self.gpu_split.as_str().into()));
+        push("--pooling", self.pooling.map(|pooling| pooling.as_str().into()));
+        push("--temperature", self.defaults.temperature.map(|value| value.to_string()));
+        push("--max-tokens", self.defaults.max_tokens.map(|value| value.to_string()));
         if self.embeddings {
             arguments.push("--embeddings".into());
         }

@@ -6,6 +6,7 @@
 mod process;
 mod socket;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,8 +18,9 @@ use tower::service_fn;
 
 use self::process::Process;
 use self::socket::Folder;
-use super::Settings;
-use super::client;
+use super::demand::{Demand, Use};
+use super::{Settings, client};
+use crate::forward::{Forward, Forwarder};
 use crate::{Ask, Backend, BackendError};
 
 /// How a worker is kept.
@@ -33,6 +35,10 @@ pub struct Supervision {
     /// Pause before a restart; doubles up to `backoff_max`, and starts over once a worker has been ready for a minute.
     pub backoff: Duration,
     pub backoff_max: Duration,
+    /// Load the model with the first request that wants it, not at the start.
+    pub on_demand: bool,
+    /// Unload it after so long without a request; the next one loads it again.
+    pub idle_unload: Option<Duration>,
     /// Name answers carry; `None`: the model's own.
     pub alias: Option<String>,
 }
@@ -45,6 +51,8 @@ impl Default for Supervision {
             load: Duration::from_secs(300),
             backoff: Duration::from_millis(250),
             backoff_max: Duration::from_secs(30),
+            on_demand: false,
+            idle_unload: None,
             alias: None,
         }
     }
@@ -60,6 +68,8 @@ impl Supervision {
             load: Duration::from_millis(workers.load_ms),
             backoff: Duration::from_millis(workers.backoff_ms),
             backoff_max: Duration::from_millis(workers.backoff_max_ms),
+            on_demand: workers.load == spectra_config::Loading::Demand,
+            idle_unload: (workers.idle_unload_ms > 0).then(|| Duration::from_millis(workers.idle_unload_ms)),
             alias: Some(alias.to_owned()),
         }
     }
@@ -69,14 +79,18 @@ impl Supervision {
 #[derive(Clone, Debug)]
 pub struct State {
     pub phase: WorkerPhase,
-    /// Times a worker was started after the first.
+    /// Times a worker was started again after it ended without being told to.
     pub restarts: u64,
+    /// How often workers ended, by `Exit::reason`.
+    pub exits: BTreeMap<&'static str, u64>,
     /// Why the last worker ended, in words and as a stable label.
     pub last_exit: Option<Exit>,
     /// Process id of the worker that is there.
     pub pid: Option<u32>,
     /// As of the last heartbeat.
     pub health: Option<Health>,
+    /// Prompt and answer tokens of the workers that have ended.
+    pub past_tokens: [u64; 2],
     socket: Option<Arc<PathBuf>>,
 }
 
@@ -87,6 +101,8 @@ pub enum WorkerPhase {
     Ready,
     /// Ended; will be started again after a pause.
     Down,
+    /// Not loaded since nobody wants it; the next request loads it.
+    Unloaded,
 }
 
 impl WorkerPhase {
@@ -97,6 +113,7 @@ impl WorkerPhase {
             Self::Loading => "loading",
             Self::Ready => "ready",
             Self::Down => "down",
+            Self::Unloaded => "unloaded",
         }
     }
 }
@@ -104,7 +121,7 @@ impl WorkerPhase {
 /// How a worker ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exit {
-    /// `abort`, `killed`, `crash`, `hung`, `model`, `memory`, `not_started`, `not_ready`, `exit`.
+    /// `abort`, `killed`, `crash`, `hung`, `model`, `memory`, `not_started`, `not_ready`, `exit`, and `idle`: it was unloaded.
     pub reason: &'static str,
     pub words: String,
 }
@@ -116,16 +133,26 @@ pub struct Health {
     pub model: String,
     pub context_tokens: u32,
     pub slots: u32,
-    /// False for a model without a chat template.
+    /// False for a model without a chat template, and for one that serves embeddings.
     pub chat: bool,
+    pub embeddings: bool,
     pub stats: super::Snapshot,
+}
+
+/// What a call to the worker needs.
+#[derive(Clone, Debug)]
+struct Calls {
+    state: watch::Receiver<State>,
+    demand: Arc<Demand>,
+    /// A model that is loaded when it is wanted is waited for.
+    waits: bool,
+    alias: Arc<str>,
 }
 
 /// Owns the worker; dropping it ends the worker.
 #[derive(Debug)]
 pub struct Supervisor {
-    state: watch::Receiver<State>,
-    alias: Option<String>,
+    calls: Calls,
     /// Dropping it tells the thread to end.
     _stop: tokio::sync::oneshot::Sender<()>,
 }
@@ -141,13 +168,29 @@ impl Supervisor {
             None => std::env::current_exe()?,
         };
         let folder = Folder::create()?;
-        let first = State { phase: WorkerPhase::Loading, restarts: 0, last_exit: None, pid: None, health: None, socket: None };
+        let phase = if supervision.on_demand { WorkerPhase::Unloaded } else { WorkerPhase::Loading };
+        let first = State {
+            phase,
+            restarts: 0,
+            exits: BTreeMap::new(),
+            last_exit: None,
+            pid: None,
+            health: None,
+            past_tokens: [0; 2],
+            socket: None,
+        };
         let (report, state) = watch::channel(first);
         let (stop, stopped) = tokio::sync::oneshot::channel();
-        let alias = supervision.alias.clone();
+        let demand = Demand::new();
+        let calls = Calls {
+            state,
+            demand: Arc::clone(&demand),
+            waits: supervision.on_demand || supervision.idle_unload.is_some(),
+            alias: supervision.alias.as_deref().unwrap_or("local").into(),
+        };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name("worker-supervisor".into()).spawn(move || {
-            let keep = Keeper { program, settings, supervision, folder, report };
+            let keep = Keeper { program, settings, supervision, folder, report, demand };
             runtime.block_on(async {
                 tokio::select! {
                     () = keep.run() => {}
@@ -155,19 +198,19 @@ impl Supervisor {
                 }
             });
         })?;
-        Ok(Self { state, alias, _stop: stop })
+        Ok(Self { calls, _stop: stop })
     }
 
     /// The state now; cheap.
     #[must_use]
     pub fn state(&self) -> State {
-        self.state.borrow().clone()
+        self.calls.state.borrow().clone()
     }
 
     /// To be told of every change, for instance to wait for `Ready`.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<State> {
-        self.state.clone()
+        self.calls.state.clone()
     }
 
     /// Waits until the worker is ready; false if it is not within `limit`.
@@ -177,19 +220,54 @@ impl Supervisor {
         tokio::time::timeout(limit, wait).await.is_ok_and(|waited| waited.is_ok())
     }
 
-    /// The model behind the seam. While no worker is ready its calls are `Unavailable` at once.
+    /// The model behind the seam. While no worker is ready its calls are `Unavailable` at once, but for one that is loaded
+    /// when it is wanted: then they wait, within their deadlines.
     #[must_use]
     pub fn backend(&self) -> Backend {
-        let state = self.state.clone();
-        let alias: Arc<str> = self.alias.as_deref().unwrap_or("local").into();
+        let calls = self.calls.clone();
         Backend::new(service_fn(move |ask: Ask| {
-            let (state, alias) = (state.clone(), Arc::clone(&alias));
+            let calls = calls.clone();
             async move {
-                let socket = socket(&state)?;
-                let answered = client::ask(&socket, &alias, ask).await;
-                answered.map_err(|error| explain(error, &state))
+                let (there, socket) = calls.enter().await?;
+                let answered = client::ask(&socket, &calls.alias, ask, there).await;
+                answered.map_err(|error| calls.explain(error))
             }
         }))
+    }
+
+    /// The same for embeddings.
+    #[must_use]
+    pub fn forwarder(&self) -> Forwarder {
+        let calls = self.calls.clone();
+        Forwarder::new(service_fn(move |forward: Forward| {
+            let calls = calls.clone();
+            async move {
+                let (there, socket) = calls.enter().await?;
+                let answered = client::forward(&socket, &calls.alias, forward, there).await;
+                answered.map_err(|error| calls.explain(error))
+            }
+        }))
+    }
+}
+
+impl Calls {
+    async fn enter(&self) -> Result<(Use, Arc<PathBuf>), BackendError> {
+        // First: from here on the keeper sees that somebody is there and does not unload.
+        let there = self.demand.enter();
+        if self.waits {
+            let mut state = self.state.clone();
+            // Its sender lives as long as the supervisor; without it there is no socket either.
+            let _ = state.wait_for(|state| matches!(state.phase, WorkerPhase::Ready | WorkerPhase::Down)).await;
+        }
+        Ok((there, socket(&self.state)?))
+    }
+
+    /// A worker that died while it was asked says so by a broken connection; the state may know better.
+    fn explain(&self, error: BackendError) -> BackendError {
+        match (&error, socket(&self.state)) {
+            (BackendError::Broken { .. }, Err(down)) => down,
+            _ => error,
+        }
     }
 }
 
@@ -197,19 +275,13 @@ fn socket(state: &watch::Receiver<State>) -> Result<Arc<PathBuf>, BackendError> 
     let state = state.borrow();
     match (&state.phase, &state.socket) {
         (WorkerPhase::Ready, Some(socket)) => Ok(Arc::clone(socket)),
-        (WorkerPhase::Loading, _) => Err(BackendError::Unavailable { why: "the local model is being loaded".into() }),
+        (WorkerPhase::Loading | WorkerPhase::Unloaded, _) => {
+            Err(BackendError::Unavailable { why: "the local model is being loaded".into() })
+        }
         _ => {
             let why = state.last_exit.as_ref().map_or("it has not started yet", |exit| exit.words.as_str());
             Err(BackendError::Unavailable { why: format!("the local model's worker is down: {why}") })
         }
-    }
-}
-
-/// A worker that died while it was asked says so by a broken connection; the state may know better.
-fn explain(error: BackendError, state: &watch::Receiver<State>) -> BackendError {
-    match (&error, socket(state)) {
-        (BackendError::Broken { .. }, Err(down)) => down,
-        _ => error,
     }
 }
 
@@ -220,34 +292,52 @@ struct Keeper {
     supervision: Supervision,
     folder: Folder,
     report: watch::Sender<State>,
+    demand: Arc<Demand>,
 }
 
+/// `Exit::reason` of a worker that was unloaded.
+const IDLE: &str = "idle";
 /// How long a worker must have been ready for its end not to count as a crash loop.
 const STEADY: Duration = Duration::from_secs(60);
 
 impl Keeper {
     async fn run(self) {
         let mut pause = self.supervision.backoff;
+        let mut asleep = self.supervision.on_demand;
         for generation in 0_u64.. {
-            self.report.send_modify(|state| {
-                state.phase = WorkerPhase::Loading;
-                state.restarts = generation;
-            });
+            if asleep {
+                self.demand.wanted().await;
+            }
+            self.report.send_modify(|state| state.phase = WorkerPhase::Loading);
             let (exit, steady) = self.live(generation).await;
+            asleep = exit.reason == IDLE;
+            if asleep {
+                tracing::info!("{}", exit.words);
+                self.ended(exit, WorkerPhase::Unloaded);
+                continue;
+            }
             if steady >= STEADY {
                 pause = self.supervision.backoff;
             }
             tracing::error!(reason = exit.reason, restart_in_ms = pause.as_millis(), "local model worker ended: {}", exit.words);
-            self.report.send_modify(|state| {
-                state.phase = WorkerPhase::Down;
-                state.last_exit = Some(exit);
-                state.pid = None;
-                state.health = None;
-                state.socket = None;
-            });
+            self.ended(exit, WorkerPhase::Down);
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(self.supervision.backoff_max);
+            self.report.send_modify(|state| state.restarts += 1);
         }
+    }
+
+    fn ended(&self, exit: Exit, phase: WorkerPhase) {
+        self.report.send_modify(|state| {
+            *state.exits.entry(exit.reason).or_default() += 1;
+            state.phase = phase;
+            state.last_exit = Some(exit);
+            state.pid = None;
+            let stats = state.health.take().unwrap_or_default().stats;
+            state.past_tokens[0] += stats.prompt_tokens_total;
+            state.past_tokens[1] += stats.generated_tokens_total;
+            state.socket = None;
+        });
     }
 
     /// One worker's life. Returns how it ended and for how long it had been ready.
@@ -283,10 +373,14 @@ impl Keeper {
                 heard = Instant::now();
                 if ready_since.is_none() {
                     *ready_since = Some(heard);
+                    self.demand.touch();
                     tracing::info!(model = %health.model, context_tokens = health.context_tokens, slots = health.slots, "local model ready");
                 }
                 if Duration::from_millis(health.stats.step_age_ms) > heartbeat.max(LONGEST_STEP) {
                     return Exit { reason: "hung", words: format!("a decode step ran for {} ms", health.stats.step_age_ms) };
+                }
+                if let Some(exit) = self.unload() {
+                    return exit;
                 }
                 self.report.send_modify(|state| {
                     state.phase = WorkerPhase::Ready;
@@ -306,8 +400,23 @@ impl Keeper {
             }
             // While it loads we look often, so that the first request waits for nothing but the model.
             let pause = if ready_since.is_some() { heartbeat / 4 } else { Duration::from_millis(50) };
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(self.supervision.idle_unload.map_or(pause, |idle| pause.min(idle))).await;
         }
+    }
+
+    /// Whether nobody has wanted the model for long. Who comes later finds it unloaded, and waits until it is loaded again:
+    /// the phase changes under the lock that callers read it with, after they have entered.
+    fn unload(&self) -> Option<Exit> {
+        let idle = self.supervision.idle_unload?;
+        let unloaded = self.report.send_if_modified(|state| {
+            let unloads = self.demand.idle() >= idle;
+            if unloads {
+                state.phase = WorkerPhase::Unloaded;
+                state.socket = None;
+            }
+            unloads
+        });
+        unloaded.then(|| Exit { reason: IDLE, words: format!("local model unloaded after {} ms without a request", idle.as_millis()) })
     }
 }
 

@@ -42,12 +42,19 @@ pub fn tiny_model(folder: &Path) -> PathBuf {
 
 /// The file's bytes; the same every time.
 pub fn tiny_bytes() -> Vec<u8> {
-    let tokens = vocabulary();
+    model_bytes(&vocabulary(), TEMPLATE, false)
+}
+
+/// A word of a vocabulary: its text, its score, and its kind as GGUF numbers them.
+pub type Word = (String, f32, u32);
+
+/// The same network over another vocabulary. `space`: a space goes before every text, as Mistral's first tokenizer wants it.
+pub fn model_bytes(tokens: &[Word], template: &str, space: bool) -> Vec<u8> {
     let tensors = tensors(u32::try_from(tokens.len()).unwrap());
     let mut out = Writer(b"GGUF".to_vec());
     out.u32(3);
     out.u64(tensors.len() as u64);
-    let facts = facts(&tokens);
+    let facts = facts(tokens, template, space);
     out.u64(facts.len() as u64);
     for fact in facts {
         out.0.extend(fact.0);
@@ -65,10 +72,11 @@ pub fn tiny_bytes() -> Vec<u8> {
     let mut random = 42_u64;
     for (name, dims) in &tensors {
         let count: u32 = dims.iter().product();
+        // Norms are ones; the rest is spread so that tokens differ clearly and greedy choices are no coin tosses.
+        let (is_norm, spread) = (name.contains("norm"), if name == "output.weight" { 1.0 } else { 0.25 });
         for _ in 0..count {
-            // Norms are ones; the rest is spread so that tokens differ clearly and greedy choices are no coin tosses.
-            let value = if name.contains("norm") { 1.0 } else { unit(&mut random) * if name == "output.weight" { 1.0 } else { 0.25 } };
-            out.0.extend(value.to_le_bytes());
+            let value = if is_norm { 1.0 } else { unit(&mut random) * spread };
+            out.0.extend_from_slice(&value.to_le_bytes());
         }
     }
     out.0
@@ -81,12 +89,13 @@ fn unit(state: &mut u64) -> f32 {
 }
 
 /// Text and type of each token: controls, all bytes, printable characters, and some words.
-fn vocabulary() -> Vec<(String, u32)> {
+fn vocabulary() -> Vec<Word> {
     let controls = CONTROLS.iter().enumerate().map(|(at, name)| ((*name).to_owned(), if at == 0 { 2 } else { 3 }));
     let bytes = (0..=255).map(|byte| (format!("<0x{byte:02X}>"), 6));
     let letters = (' '..='~').map(|letter| (letter.to_string().replace(' ', "\u{2581}"), 1));
     let words = ["he", "ll", "hell", "\u{2581}w", "\u{2581}wo", "rl", "\": ", "{\"", "\"}"].map(|word| (word.replace(' ', "\u{2581}"), 1));
-    controls.chain(bytes).chain(letters).chain(words).collect()
+    let scored = |(text, kind): (String, u32)| (text.len() as f32, text, kind);
+    controls.chain(bytes).chain(letters).chain(words).map(scored).map(|(score, text, kind)| (text, score, kind)).collect()
 }
 
 fn tensors(vocabulary: u32) -> Vec<(String, Vec<u32>)> {
@@ -109,7 +118,7 @@ fn tensors(vocabulary: u32) -> Vec<(String, Vec<u32>)> {
     all
 }
 
-fn facts(tokens: &[(String, u32)]) -> Vec<Writer> {
+fn facts(tokens: &[Word], template: &str, space: bool) -> Vec<Writer> {
     let count = |name: &str, value: u32| Writer::fact(name, 4, |out| out.u32(value));
     let text = |name: &str, value: &str| Writer::fact(name, 8, |out| out.text(value));
     vec![
@@ -126,21 +135,21 @@ fn facts(tokens: &[(String, u32)]) -> Vec<Writer> {
         text("tokenizer.ggml.model", "llama"),
         Writer::fact("tokenizer.ggml.tokens", 9, |out| {
             out.list(8, tokens.len());
-            tokens.iter().for_each(|(text, _)| out.text(text));
+            tokens.iter().for_each(|(text, _, _)| out.text(text));
         }),
         Writer::fact("tokenizer.ggml.scores", 9, |out| {
             out.list(6, tokens.len());
-            tokens.iter().for_each(|(text, _)| out.0.extend((text.len() as f32).to_le_bytes()));
+            tokens.iter().for_each(|(_, score, _)| out.0.extend(score.to_le_bytes()));
         }),
         Writer::fact("tokenizer.ggml.token_type", 9, |out| {
             out.list(5, tokens.len());
-            tokens.iter().for_each(|(_, kind)| out.u32(*kind));
+            tokens.iter().for_each(|(_, _, kind)| out.u32(*kind));
         }),
         count("tokenizer.ggml.bos_token_id", 1),
         count("tokenizer.ggml.eos_token_id", 2),
         Writer::fact("tokenizer.ggml.add_bos_token", 7, |out| out.0.push(1)),
-        Writer::fact("tokenizer.ggml.add_space_prefix", 7, |out| out.0.push(0)),
-        text("tokenizer.chat_template", TEMPLATE),
+        Writer::fact("tokenizer.ggml.add_space_prefix", 7, |out| out.0.push(u8::from(space))),
+        text("tokenizer.chat_template", template),
     ]
 }
 

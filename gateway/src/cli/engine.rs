@@ -35,9 +35,12 @@ pub struct EngineArgs {
     /// CPU threads [default: the cores less one].
     #[arg(long)]
     threads: Option<u32>,
-    /// Layers on the GPU [default: all, where this build knows a GPU].
+    /// Layers on the GPU [default: as many as fit its free memory, where this build knows a GPU].
     #[arg(long)]
     gpu_layers: Option<u32>,
+    /// How several GPUs share the model.
+    #[arg(long, value_enum, default_value_t = GpuSplit::Layer)]
+    gpu_split: GpuSplit,
     /// Number format of the key-value cache.
     #[arg(long, value_enum, default_value_t = KvType::F16)]
     kv_type: KvType,
@@ -50,6 +53,15 @@ pub struct EngineArgs {
     /// Serve embeddings instead of chat.
     #[arg(long)]
     embeddings: bool,
+    /// How the tokens of a text become one vector [default: as the model was trained, or their mean].
+    #[arg(long, value_enum)]
+    pooling: Option<Pooling>,
+    /// For requests that name none [default: 0.8].
+    #[arg(long)]
+    temperature: Option<f64>,
+    /// For requests that name none [default: as far as the context reaches].
+    #[arg(long)]
+    max_tokens: Option<u32>,
     /// End when standard input is closed: the parent has gone.
     #[arg(long, hide = true)]
     supervised: bool,
@@ -60,6 +72,20 @@ enum KvType {
     F16,
     #[value(name = "q8_0")]
     Q8_0,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum GpuSplit {
+    Layer,
+    Row,
+    None,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Pooling {
+    Mean,
+    Cls,
+    Last,
 }
 
 /// Serves until told to stop (SIGINT, SIGTERM), or until the parent has gone.
@@ -74,12 +100,28 @@ pub async fn run(args: EngineArgs) -> anyhow::Result<ExitCode> {
         (None, listen) => Address::Tcp(listen.clone().unwrap_or_default()),
     };
     let supervised = args.supervised;
-    let settings = Settings {
+    let alias = args.alias.clone();
+    Ok(match engine::serve(address, settings(args), alias, stop(supervised)).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::from(error.exit_code())
+        }
+    })
+}
+
+fn settings(args: EngineArgs) -> Settings {
+    Settings {
         context_tokens: args.context_tokens,
         slots: args.slots,
         queue: args.queue,
         threads: args.threads,
         gpu_layers: args.gpu_layers,
+        gpu_split: match args.gpu_split {
+            GpuSplit::Layer => llama::GpuSplit::Layer,
+            GpuSplit::Row => llama::GpuSplit::Row,
+            GpuSplit::None => llama::GpuSplit::None,
+        },
         kv_type: match args.kv_type {
             KvType::F16 => llama::KvType::F16,
             KvType::Q8_0 => llama::KvType::Q8_0,
@@ -87,15 +129,14 @@ pub async fn run(args: EngineArgs) -> anyhow::Result<ExitCode> {
         flash_attention: args.flash_attention,
         batch_tokens: args.batch_tokens,
         embeddings: args.embeddings,
+        pooling: args.pooling.map(|pooling| match pooling {
+            Pooling::Mean => llama::Pooling::Mean,
+            Pooling::Cls => llama::Pooling::Cls,
+            Pooling::Last => llama::Pooling::Last,
+        }),
+        defaults: spectra_config::Sampling { temperature: args.temperature, max_tokens: args.max_tokens },
         ..Settings::new(args.model)
-    };
-    Ok(match engine::serve(address, settings, args.alias, stop(supervised)).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error}");
-            ExitCode::from(error.exit_code())
-        }
-    })
+    }
 }
 
 /// JSON lines for a supervisor, words for a person.

@@ -36,7 +36,7 @@ pub fn run(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     };
     let config = load(args.config.as_deref())?;
     let request = ChatRequest::parse(body.into()).map_err(|error| anyhow::anyhow!("not a chat request: {error}"))?;
-    let router = Router::new(&config, crate::fleet::described(&config)?)?;
+    let router = Router::new(&config, crate::fleet::described(&config, args.config.as_deref().and_then(std::path::Path::parent))?)?;
     let explanation = match router.explain(&request, &Asked::default()) {
         Ok(explanation) => explanation,
         Err(error) => bail!("{error}"),

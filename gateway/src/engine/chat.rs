@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{SelectAll, Stream, StreamExt, poll_fn};
-use http::{Response, StatusCode};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 use spectra_backends::chat::View;
 use spectra_backends::llama::{Event, Job, Refused, Sampling, TokenChoice};
@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use super::respond::{Body, Problem, json as json_response, sse};
 use super::voice::{Voice, calls_tools};
 use super::wire::{Head, Usage, logprobs};
-use super::{Loaded, random};
+use super::{Loaded, Prepared, random};
 
 /// Events a job may be ahead of its reader.
 const AHEAD: usize = 32;
@@ -26,14 +26,23 @@ const MOST_CHOICES: u32 = 16;
 /// Longest time for rendering a prompt and compiling its schema.
 const PREPARE: Duration = Duration::from_secs(10);
 
+/// How far an answer is held to the asked form while it is written; the supervisor's client passes it on.
+const ENFORCED: HeaderName = HeaderName::from_static("x-spectra-enforced");
+
 type Events = SelectAll<std::pin::Pin<Box<dyn Stream<Item = (usize, Event)> + Send>>>;
+
+struct Submitted {
+    events: Events,
+    count: usize,
+    enforced: Option<&'static str>,
+}
 
 /// Answers one request. Dropping the response ends the generation.
 pub(super) async fn answer(loaded: Arc<Loaded>, body: Bytes) -> Result<Response<Body>, Problem> {
     let request = ChatRequest::parse(body).map_err(|error| Problem::bad_request(&error))?;
     let view = request.view();
     check(view)?;
-    let (events, count) = submit(&loaded, view).await?;
+    let Submitted { events, count, enforced } = submit(&loaded, view).await?;
     let head = Head {
         id: format!("chatcmpl-{:016x}{:016x}", random(), random()),
         created: std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |age| age.as_secs()),
@@ -42,7 +51,7 @@ pub(super) async fn answer(loaded: Arc<Loaded>, body: Bytes) -> Result<Response<
         include_usage: view.include_usage,
     };
     let voices = Voice::all(&loaded, view, count);
-    if view.stream {
+    let mut response = if view.stream {
         let mut events = events;
         // The status is still open until the engine has begun: what fails before is an HTTP error.
         let first = events.next().await.ok_or_else(Problem::engine_gone)?;
@@ -50,9 +59,14 @@ pub(super) async fn answer(loaded: Arc<Loaded>, body: Bytes) -> Result<Response<
             return Err(Problem::engine(&why));
         }
         let all = futures_util::stream::once(std::future::ready(first)).chain(events);
-        return Ok(sse(stream(loaded, head, all, voices)));
+        sse(stream(loaded, head, all, voices))
+    } else {
+        whole(&loaded, &head, events, voices).await?
+    };
+    if let Some(enforced) = enforced {
+        response.headers_mut().insert(ENFORCED, HeaderValue::from_static(enforced));
     }
-    whole(&loaded, &head, events, voices).await
+    Ok(response)
 }
 
 fn check(view: &View) -> Result<(), Problem> {
@@ -67,11 +81,12 @@ fn check(view: &View) -> Result<(), Problem> {
 }
 
 /// Renders and tokenises the prompt, and hands one job per choice to the engine.
-async fn submit(loaded: &Arc<Loaded>, view: &View) -> Result<(Events, usize), Problem> {
+async fn submit(loaded: &Arc<Loaded>, view: &View) -> Result<Submitted, Problem> {
     let (there, asked) = (Arc::clone(loaded), view.clone());
     let preparing = tokio::task::spawn_blocking(move || there.prepare(&asked));
     let prepared = tokio::time::timeout(PREPARE, preparing).await.map_err(|_| Problem::slow_schema())?;
-    let (prompt, constraints) = prepared.map_err(|error| Problem::engine(&format!("rendering the prompt failed: {error}")))??;
+    let Prepared { tokens: prompt, constraints, enforced } =
+        prepared.map_err(|error| Problem::engine(&format!("rendering the prompt failed: {error}")))??;
     let mut events = Events::new();
     let count = view.n.max(1);
     let seed = random();
@@ -80,47 +95,39 @@ async fn submit(loaded: &Arc<Loaded>, view: &View) -> Result<(Events, usize), Pr
         let (sender, mut receiver) = mpsc::channel(AHEAD);
         let job = Job {
             prompt: prompt.clone(),
-            max_tokens: view.max_tokens,
+            max_tokens: view.max_tokens.or_else(|| default_length(loaded, prompt.len())),
             stop: view.stop.clone(),
-            sampling: Sampling::of(view, seed, choice),
+            sampling: Sampling::of(view, &loaded.defaults, seed, choice),
             constraint: constraints.next(),
             tells_controls: calls_tools(view),
             events: sender,
         };
-        loaded.engine.submit(job).map_err(|refused| refusal(&refused))?;
+        loaded.engine.submit(job).map_err(|refused| refusal(&refused, "messages"))?;
         let index = choice as usize;
         events.push(Box::pin(poll_fn(move |cx| receiver.poll_recv(cx)).map(move |event| (index, event))));
     }
-    Ok((events, count as usize))
+    Ok(Submitted { events, count: count as usize, enforced })
 }
 
-fn refusal(refused: &Refused) -> Problem {
+/// The operator's limit for answers that name none, as far as the context reaches: their prompt is no reason for a refusal.
+fn default_length(loaded: &Loaded, prompt: usize) -> Option<u32> {
+    let left = u64::from(loaded.engine.limits().context_tokens).saturating_sub(prompt as u64).max(1);
+    loaded.defaults.max_tokens.map(|most| u32::try_from(left).unwrap_or(u32::MAX).min(most))
+}
+
+/// `param`: the field that a size complaint is about.
+pub(super) fn refusal(refused: &Refused, param: &'static str) -> Problem {
     let message = refused.to_string();
+    let about = |code| Problem { param: Some(param.into()), ..Problem::new(StatusCode::BAD_REQUEST, code, message.clone()) };
     match refused {
-        Refused::TooLong { .. } => Problem {
-            status: StatusCode::BAD_REQUEST,
-            kind: "invalid_request_error",
-            param: Some("messages".into()),
-            code: "context_length_exceeded",
-            message,
-            retry_after: None,
-        },
-        Refused::Empty => Problem {
-            status: StatusCode::BAD_REQUEST,
-            kind: "invalid_request_error",
-            param: Some("messages".into()),
-            code: "invalid_value",
-            message,
-            retry_after: None,
-        },
+        Refused::TooLong { .. } => about("context_length_exceeded"),
+        Refused::Empty => about("invalid_value"),
         Refused::QueueFull { .. } => Problem {
-            status: StatusCode::SERVICE_UNAVAILABLE,
-            kind: "server_error",
-            param: None,
-            code: "engine_overloaded",
-            message,
             retry_after: Some(Duration::from_secs(1)),
+            ..Problem::new(StatusCode::SERVICE_UNAVAILABLE, "engine_overloaded", message)
         },
+        Refused::NotServed(_) => Problem::new(StatusCode::NOT_IMPLEMENTED, "not_served", message),
+        Refused::Failed(why) => Problem::engine(why),
         Refused::Gone => Problem::engine_gone(),
     }
 }

@@ -1,6 +1,7 @@
 //! The worker's HTTP face: one model behind the OpenAI wire, on a Unix socket for its supervisor or on TCP for other machines.
 
 mod chat;
+mod embeddings;
 mod metrics;
 mod respond;
 mod voice;
@@ -18,7 +19,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use spectra_backends::chat::{BadRequest, Format, Tool, ToolChoice, View};
-use spectra_backends::llama::{Constraint, Engine, Form, Grammars, LoadError, Prompt, PromptError, Settings, Style, Unsupported, grammar};
+use spectra_backends::llama::{
+    Constraint, Engine, Form, Grammars, LoadError, Prompt, PromptError, Settings, Strength, Style, Unsupported, grammar,
+};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 
@@ -60,6 +63,15 @@ impl WorkerError {
     }
 }
 
+/// What an answer is generated from.
+struct Prepared {
+    tokens: Vec<i32>,
+    /// One for each choice; none: the answer is free.
+    constraints: Vec<Constraint>,
+    /// How much of the asked form the constraints hold it to; `lenient` answers still have to be verified.
+    enforced: Option<&'static str>,
+}
+
 /// A model that is up.
 struct Loaded {
     engine: Engine,
@@ -68,40 +80,51 @@ struct Loaded {
     /// The name answers carry.
     name: String,
     fingerprint: String,
+    /// For what a request leaves open.
+    defaults: spectra_config::Sampling,
+    /// Serves embeddings instead of chat.
+    embeds: bool,
 }
 
 impl Loaded {
     fn new(settings: &Settings, name: Option<String>) -> Result<Self, LoadError> {
         let engine = Engine::start(settings)?;
         let prompt = Prompt::of(engine.model());
-        if let Err(error) = &prompt {
+        if let Err(error) = &prompt
+            && !settings.embeddings
+        {
             tracing::warn!(%error, "chat is not possible");
         }
         let name = name.unwrap_or_else(|| engine.model().name().to_owned());
         let fingerprint = format!("spectra-{}", env!("CARGO_PKG_VERSION"));
         let grammars = Grammars::of(engine.model());
-        Ok(Self { engine, prompt, grammars, name, fingerprint })
+        Ok(Self { engine, prompt, grammars, name, fingerprint, defaults: settings.defaults, embeds: settings.embeddings })
     }
 
-    /// The tokens of a chat, and for each choice what holds its answer to the requested form.
-    fn prepare(&self, view: &View) -> Result<(Vec<i32>, Vec<Constraint>), Problem> {
+    /// The tokens of a chat, and what holds its answers to the requested form.
+    fn prepare(&self, view: &View) -> Result<Prepared, Problem> {
         let tokens = self.prompt_tokens(view)?;
-        let Some(forms) = self.forms(view)? else { return Ok((tokens, Vec::new())) };
+        let Some(forms) = self.forms(view)? else { return Ok(Prepared { tokens, constraints: Vec::new(), enforced: None }) };
         // The first form that can be enforced: all of it, or all but what no grammar can say.
-        let compiled = |form: &Form| self.grammars.compile(form);
-        let mut result = compiled(&forms[0]);
-        let mut chosen = &forms[0];
-        for form in &forms[1..] {
-            if result.is_ok() {
-                break;
-            }
-            chosen = form;
-            result = compiled(form);
+        let mut tried = forms.iter().enumerate().map(|(at, form)| (at, form, self.grammars.compile(form)));
+        let refused = match tried.next() {
+            Some((_, _, Err(refused))) => refused,
+            Some((at, form, Ok(first))) => return self.prepared(view, tokens, at, form, first),
+            None => return Ok(Prepared { tokens, constraints: Vec::new(), enforced: None }),
+        };
+        match tried.find_map(|(at, form, compiled)| Some((at, form, compiled.ok()?))) {
+            Some((at, form, first)) => self.prepared(view, tokens, at, form, first),
+            // The first refusal is the one that says what to change.
+            None => Err(Problem::unsupported(&refused)),
         }
-        let first = result.map_err(|error| Problem::unsupported(&error))?;
-        let more = (1..view.n.max(1)).map(|_| compiled(chosen).map_err(|error| Problem::unsupported(&error)));
+    }
+
+    /// A constraint for each choice. `at` says which of the forms it was: only the first one is all that was asked for.
+    fn prepared(&self, view: &View, tokens: Vec<i32>, at: usize, form: &Form, first: Constraint) -> Result<Prepared, Problem> {
+        let strict = at == 0 && first.strength == Strength::Strict;
+        let more = (1..view.n.max(1)).map(|_| self.grammars.compile(form).map_err(|error| Problem::unsupported(&error)));
         let constraints = std::iter::once(Ok(first)).chain(more).collect::<Result<_, _>>()?;
-        Ok((tokens, constraints))
+        Ok(Prepared { tokens, constraints, enforced: Some(if strict { "strict" } else { "lenient" }) })
     }
 
     /// What the answer must be, best first; `None`: anything.
@@ -243,7 +266,7 @@ fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, slo
 
 async fn handle(loaded: Option<Arc<Loaded>>, request: Request<Incoming>) -> Result<Response<Body>, Problem> {
     let path = request.uri().path().to_owned();
-    let known = ["/health", "/v1/health", "/stats", "/metrics", "/v1/models", "/v1/chat/completions"];
+    let known = ["/health", "/v1/health", "/stats", "/metrics", "/v1/models", "/v1/chat/completions", "/v1/embeddings"];
     let Some(loaded) = loaded else {
         if known.contains(&path.as_str()) {
             return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "model_loading", "The model is still being loaded."));
@@ -258,6 +281,10 @@ async fn handle(loaded: Option<Arc<Loaded>>, request: Request<Incoming>) -> Resu
         (&Method::POST, "/v1/chat/completions") => {
             let body = body(request).await?;
             chat::answer(loaded, body).await
+        }
+        (&Method::POST, "/v1/embeddings") => {
+            let body = body(request).await?;
+            embeddings::answer(loaded, body).await
         }
         (method, path) if known.contains(&path) => {
             Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", format!("{method} is not possible at {path}.")))
@@ -283,7 +310,8 @@ fn health(loaded: &Loaded) -> String {
         "model": loaded.name,
         "context_tokens": limits.context_tokens,
         "slots": limits.slots,
-        "chat": loaded.prompt.is_ok(),
+        "chat": loaded.prompt.is_ok() && !loaded.embeds,
+        "embeddings": loaded.embeds,
         "stats": loaded.engine.stats(),
     })
     .to_string()
@@ -294,6 +322,7 @@ fn models(loaded: &Loaded) -> String {
         "n_ctx": loaded.engine.limits().context_tokens,
         "n_ctx_train": loaded.engine.model().trained_context(),
         "n_vocab": loaded.engine.model().vocabulary(),
+        "n_embd": loaded.engine.model().width(),
         "size": loaded.engine.model().bytes(),
     });
     json!({ "object": "list", "data": [{ "id": loaded.name, "object": "model", "created": 0, "owned_by": "llamacpp", "meta": meta }] })

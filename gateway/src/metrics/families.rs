@@ -87,6 +87,7 @@ pub(super) struct Engine {
     pub prompt_tokens: IntCounterVec,
     pub generated_tokens: IntCounterVec,
     pub restarts: IntCounterVec,
+    pub exits: IntCounterVec,
 }
 
 #[derive(Debug)]
@@ -236,6 +237,7 @@ impl Engine {
             prompt_tokens: declare.counters("spectra_engine_prompt_tokens_total", &["model"], "Prompt tokens the local worker has evaluated.")?,
             generated_tokens: declare.counters("spectra_engine_generated_tokens_total", &["model"], "Tokens the local worker has generated.")?,
             restarts: declare.counters("spectra_engine_restarts_total", &["model"], "Times the local worker was started again after it ended or hung.")?,
+            exits: declare.counters("spectra_engine_exits_total", &["model", "reason"], "Ends of local workers: abort, killed, crash, hung, model, memory, not_started, not_ready, exit, or idle (unloaded).")?,
         })
     }
 }

@@ -1,5 +1,6 @@
 //! Levels rather than counts: set by whoever knows them, mostly just before a scrape.
 
+use std::collections::BTreeMap;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::Metrics;
@@ -14,7 +15,7 @@ pub enum BreakerState {
 }
 
 /// What a local worker says of itself. Counters count since its supervisor started, across restarts.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct EngineSample {
     pub up: bool,
     pub slots: u64,
@@ -25,6 +26,8 @@ pub struct EngineSample {
     pub prompt_tokens: u64,
     pub generated_tokens: u64,
     pub restarts: u64,
+    /// How often workers ended, by reason.
+    pub exits: BTreeMap<&'static str, u64>,
 }
 
 /// What the ledger says of itself. Counters count since start.
@@ -63,7 +66,11 @@ impl Metrics {
     }
 
     pub fn set_engine(&self, model: &str, sample: &EngineSample) {
-        let (engine, model) = (&self.all.families.engine, &[model]);
+        let engine = &self.all.families.engine;
+        for (reason, count) in &sample.exits {
+            rise(&engine.exits.with_label_values(&[model, reason]), *count);
+        }
+        let model = &[model];
         engine.up.with_label_values(model).set(i64::from(sample.up));
         engine.slots.with_label_values(model).set(level(sample.slots));
         engine.slots_busy.with_label_values(model).set(level(sample.slots_busy));

@@ -139,7 +139,8 @@ fn levels_and_reloads() {
     metrics.config_rejected();
     metrics.config_applied("bbbb");
     metrics.set_breaker("big", BreakerState::Open);
-    let sample = EngineSample { up: true, slots: 4, slots_busy: 2, restarts: 1, kv_used: 0.5, ..EngineSample::default() };
+    let exits = std::collections::BTreeMap::from([("hung", 1)]);
+    let sample = EngineSample { up: true, slots: 4, slots_busy: 2, restarts: 1, kv_used: 0.5, exits, ..EngineSample::default() };
     metrics.set_engine("small", &sample);
     metrics.set_engine("small", &sample);
     let text = metrics.text().unwrap();
@@ -152,6 +153,7 @@ fn levels_and_reloads() {
         "spectra_breaker_state{model=\"big\"} 2",
         "spectra_engine_restarts_total{model=\"small\"} 1",
         "spectra_engine_kv_used_ratio{model=\"small\"} 0.5",
+        "spectra_engine_exits_total{model=\"small\",reason=\"hung\"} 1",
     ] {
         assert!(text.lines().any(|found| found == line), "no {line} in\n{text}");
     }
@@ -161,7 +163,7 @@ fn levels_and_reloads() {
 fn every_family_is_exposed_and_documented() {
     let metrics = Metrics::new(&config()).unwrap();
     metrics.config_applied("aaaa");
-    metrics.set_engine("small", &EngineSample::default());
+    metrics.set_engine("small", &EngineSample { exits: [("idle", 1)].into(), ..EngineSample::default() });
     metrics.observe(&record(vec![attempt("small", 0, "first", "pass")]));
     let text = metrics.text().unwrap();
     for family in metrics.families() {

@@ -35,7 +35,7 @@ pub(in crate::llama) fn options(mut schema: Value, lenient: bool) -> Value {
 }
 
 /// Deepest nesting of brackets outside strings.
-fn depth(text: &str) -> usize {
+pub(super) fn depth(text: &str) -> usize {
     let (mut now, mut most) = (0_usize, 0);
     let (mut in_string, mut escaped) = (false, false);
     for byte in text.bytes() {
@@ -44,11 +44,11 @@ fn depth(text: &str) -> usize {
             b'\\' if in_string => escaped = true,
             b'"' => in_string = !in_string,
             _ if in_string => {}
-            b'{' | b'[' => {
+            b'{' | b'[' | b'(' => {
                 now += 1;
                 most = most.max(now);
             }
-            b'}' | b']' => now = now.saturating_sub(1),
+            b'}' | b']' | b')' => now = now.saturating_sub(1),
             _ => {}
         }
     }

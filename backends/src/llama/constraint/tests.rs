@@ -73,6 +73,9 @@ fn hostile_schemas_end_in_words() {
     let grammars = grammars();
     assert!(grammars.compile(&schema(&nest(MOST_SCHEMA_DEPTH))).is_ok(), "as deep as allowed, on a test's small stack");
     assert!(grammars.compile(&schema(&nest(60_000))).is_err());
+    for deep in [format!("start: {}\"a\"{}", "(".repeat(60_000), ")".repeat(60_000)), format!("start: {}", "(".repeat(500))] {
+        assert!(grammars.compile(&Form::Grammar(deep.into())).is_err());
+    }
     let wide: String = (0..9000).map(|n| format!("\"k{n}\":{{\"type\":\"string\",\"pattern\":\"^(a|b)*c{{1,50}}$\"}},")).collect();
     let wide = format!("{{\"type\":\"object\",\"properties\":{{{}}}}}", wide.trim_end_matches(','));
     assert!(grammars.compile(&schema(&wide)).is_err());
