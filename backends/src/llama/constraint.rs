@@ -157,6 +157,11 @@ impl Grammars {
 }
 
 impl Constraint {
+    /// Whether this token may come next: much cheaper to say than which ones may.
+    pub(crate) fn allows(&mut self, token: Token) -> bool {
+        self.numbers.permits(token) && self.matcher.validate_tokens(&[token.cast_unsigned()]).is_ok_and(|valid| valid == 1)
+    }
+
     /// One bit per token that may come next.
     pub(crate) fn allowed(&mut self) -> Result<Vec<u32>, Unsupported> {
         let mask = self.matcher.compute_mask_or_eos().map_err(|error| Unsupported(short(&error.to_string())))?;

@@ -1,4 +1,4 @@
-"""What `mistral-common` makes of chats: the token sequences that `backends/tests/mistral.rs` compares ours with.
+"""What `mistral-common` makes of chats: the token sequences that `backends/tests/templates.rs` compares ours with.
 
 Prints one JSON object: for each tokenizer its vocabulary (text, score, kind as GGUF numbers kinds) and chats with their tokens.
 """

@@ -65,6 +65,17 @@ impl Watch {
         }
     }
 
+    /// Whether `restrict` would leave this token in any case.
+    pub(crate) fn permits(&self, token: i32) -> bool {
+        let within = |set: &[u32]| {
+            let at = usize::try_from(token).unwrap_or(usize::MAX);
+            set.get(at / 32).is_some_and(|word| word >> (at % 32) & 1 == 1)
+        };
+        let too_long = || self.numbers.digits.get(MOST_DIGITS.saturating_sub(self.run)).is_some_and(|set| within(set));
+        let breaks = || within(&self.numbers.with_exponent) || (self.in_number && (within(&self.numbers.exponents) || too_long()));
+        self.in_string || !breaks()
+    }
+
     /// Takes away what would make a number unreadable, unless nothing else is allowed: a schema may want just that number.
     pub(crate) fn restrict(&self, bits: &mut Vec<u32>) {
         if self.in_string {
@@ -103,6 +114,9 @@ mod tests {
         watch.follow(text.as_bytes());
         let mut bits = vec![0xff];
         watch.restrict(&mut bits);
+        for at in 0..words.len() {
+            assert_eq!(watch.permits(i32::try_from(at).unwrap()), bits[0] >> at & 1 == 1, "{text} then {}", words[at]);
+        }
         let got: Vec<&str> = words.iter().enumerate().filter(|(at, _)| bits[0] >> at & 1 == 1).map(|(_, word)| *word).collect();
         assert_eq!(got, expected, "{text}");
     }

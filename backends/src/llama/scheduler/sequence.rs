@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
-use super::super::constraint::Constraint;
+use super::super::constraint::{Constraint, Unsupported};
 use super::super::context::Context;
 use super::super::engine::{Ended, Event, Job};
 use super::super::model::{Model, Token};
@@ -143,12 +143,10 @@ impl Sequence {
 
     /// Takes the next token from the logits.
     pub(crate) fn advance(&mut self, model: &Model, logits: &[f32]) {
-        let allowed = match self.constraint.as_mut().map(Constraint::allowed).transpose() {
-            Ok(allowed) => allowed,
+        let choice = match self.choose(model, logits) {
+            Ok(Some(choice)) => choice,
+            Ok(None) => return self.fail("no token is allowed here"),
             Err(error) => return self.fail(&format!("the constraint broke: {error}")),
-        };
-        let Some(choice) = self.sampler.choose(logits, allowed.as_deref()) else {
-            return self.fail("no token is allowed here");
         };
         let token = choice.token;
         self.tokens.push(token);
@@ -180,6 +178,18 @@ impl Sequence {
                     self.end(Ended::Length);
                 }
             }
+        }
+    }
+
+    /// The next token. Under a constraint the free choice is tried first, and only where it is not allowed all tokens are
+    /// asked for: a token is drawn as often as if that had been done at once, p + (1 - allowed) * p / allowed = p / allowed.
+    fn choose(&mut self, model: &Model, logits: &[f32]) -> Result<Option<TokenChoice>, Unsupported> {
+        let free = self.sampler.choose(logits, None);
+        let Some(constraint) = &mut self.constraint else { return Ok(free) };
+        // Whether the answer may end here is for the mask to say.
+        match free {
+            Some(choice) if !model.ends(choice.token) && constraint.allows(choice.token) => Ok(Some(choice)),
+            _ => Ok(self.sampler.choose(logits, Some(&constraint.allowed()?))),
         }
     }
 

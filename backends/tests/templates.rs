@@ -1,4 +1,4 @@
-//! Mistral's own tokenizer library as the oracle: for the same chat, our template, renderer and tokenizer give its tokens.
+//! Other people's programs as oracles of our prompts: Mistral's tokenizer library for tokens, Python's Jinja for templates.
 
 #![cfg(feature = "llama")]
 #![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test program: its helpers fail loudly")]
@@ -53,16 +53,16 @@ struct Chat {
     tokens: Vec<i32>,
 }
 
-/// What the library says; `None` where it is not installed.
-fn oracle() -> Option<Oracle> {
+/// What a program of `tests/clients/python` says; `None` where its packages are not installed.
+fn said<T: for<'de> Deserialize<'de>>(packages: &str, program: &str, arguments: &[&str]) -> Option<T> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let python = std::env::var_os("SPECTRA_TEST_PYTHON").map_or_else(|| root.join(".tools/venv/bin/python"), Into::into);
-    let installed = Command::new(&python).args(["-c", "import mistral_common, sentencepiece"]).output();
+    let installed = Command::new(&python).args(["-c", &format!("import {packages}")]).output();
     if !installed.is_ok_and(|output| output.status.success()) {
-        println!("skipped: no mistral-common in {}: run scripts/setup --tests", python.display());
+        println!("skipped: no {packages} in {}: run scripts/setup --tests", python.display());
         return None;
     }
-    let said = Command::new(&python).arg(root.join("tests/clients/python/mistral_oracle.py")).output().unwrap();
+    let said = Command::new(&python).arg(root.join("tests/clients/python").join(program)).args(arguments).output().unwrap();
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
     Some(serde_json::from_slice(&said.stdout).unwrap())
 }
@@ -91,7 +91,46 @@ fn check(name: &str, told: &Told, template: &str, space: bool) {
 
 #[test]
 fn mistral_chats_become_the_tokens_that_mistral_common_makes() {
-    let Some(oracle) = oracle() else { return };
+    let Some(oracle) = said::<Oracle>("mistral_common, sentencepiece", "mistral_oracle.py", &[]) else { return };
     check("v1", &oracle.v1, V1, true);
     check("v3", &oracle.v3, V3, false);
+}
+
+#[derive(Deserialize)]
+struct Rendered {
+    name: String,
+    template: String,
+    body: serde_json::Value,
+    /// `None`: the template refuses the chat as it is.
+    text: Option<String>,
+}
+
+/// Original templates say the same here as in Python. They are other people's and not in this repository: llama.cpp's source
+/// has a folder of them (`models/templates`).
+#[test]
+fn original_templates_say_what_they_say_in_python() {
+    let Ok(folder) = std::env::var("SPECTRA_TEST_TEMPLATES") else {
+        println!("skipped: SPECTRA_TEST_TEMPLATES names no folder of chat templates");
+        return;
+    };
+    let Some(all) = said::<Vec<Rendered>>("jinja2", "jinja_oracle.py", &[&folder]) else { return };
+    let (mut same, mut refused, mut different) = (0, 0, Vec::new());
+    for Rendered { name, template, body, text } in &all {
+        let Some(text) = text else {
+            refused += 1;
+            continue;
+        };
+        let request = ChatRequest::parse(body.to_string().into()).unwrap();
+        let prompt = Prompt::compile(template, "<s>", "</s>").unwrap_or_else(|error| panic!("{name}: {error}"));
+        let explained = !request.view().tools.is_empty() && !template.contains("tools");
+        match prompt.render(request.view()) {
+            // Where a template knows no tools, ours are told in words.
+            Ok(_) if explained => {}
+            Ok(ours) if ours == *text => same += 1,
+            Ok(ours) => different.push(format!("{name}: {body}\n--- ours\n{ours}\n--- Python's\n{text}\n")),
+            Err(error) => different.push(format!("{name}: {body}: {error}\n")),
+        }
+    }
+    println!("{} chats: {same} the same, {refused} refused by their template, {} different", all.len(), different.len());
+    assert!(different.is_empty(), "{}", different.join("\n"));
 }
