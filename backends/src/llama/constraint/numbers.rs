@@ -114,8 +114,8 @@ mod tests {
         watch.follow(text.as_bytes());
         let mut bits = vec![0xff];
         watch.restrict(&mut bits);
-        for at in 0..words.len() {
-            assert_eq!(watch.permits(i32::try_from(at).unwrap()), bits[0] >> at & 1 == 1, "{text} then {}", words[at]);
+        for (at, word) in words.iter().enumerate() {
+            assert_eq!(watch.permits(i32::try_from(at).unwrap()), bits[0] >> at & 1 == 1, "{text} then {word}");
         }
         let got: Vec<&str> = words.iter().enumerate().filter(|(at, _)| bits[0] >> at & 1 == 1).map(|(_, word)| *word).collect();
         assert_eq!(got, expected, "{text}");
