@@ -67,21 +67,22 @@ impl Metrics {
 
     pub fn set_engine(&self, model: &str, sample: &EngineSample) {
         let engine = &self.all.families.engine;
-        for (reason, count) in &sample.exits {
-            rise(&engine.exits.with_label_values(&[model, reason]), *count);
-        }
         let model = &[model];
         engine.up.with_label_values(model).set(i64::from(sample.up));
         engine.slots.with_label_values(model).set(level(sample.slots));
         engine.slots_busy.with_label_values(model).set(level(sample.slots_busy));
         engine.queue.with_label_values(model).set(level(sample.queue));
         engine.kv_used.with_label_values(model).set(sample.kv_used);
-        let last = self.all.engines.lock().insert(model[0].to_owned(), *sample).unwrap_or_default();
+        let last = self.all.engines.lock().insert(model[0].to_owned(), sample.clone()).unwrap_or_default();
         // A reload that replaces the worker begins at nothing again.
         let risen = |now: u64, last: u64| now.checked_sub(last).unwrap_or(now);
         engine.prompt_tokens.with_label_values(model).inc_by(risen(sample.prompt_tokens, last.prompt_tokens));
         engine.generated_tokens.with_label_values(model).inc_by(risen(sample.generated_tokens, last.generated_tokens));
         engine.restarts.with_label_values(model).inc_by(risen(sample.restarts, last.restarts));
+        for (reason, count) in &sample.exits {
+            let before = last.exits.get(reason).copied().unwrap_or(0);
+            engine.exits.with_label_values(&[model[0], reason]).inc_by(risen(*count, before));
+        }
     }
 
     /// Takes the levels of a backend away that is no more: the last ones would stand for ever.
