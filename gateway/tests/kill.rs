@@ -68,7 +68,7 @@ struct Load {
 impl Load {
     async fn run(self: Arc<Self>, client: reqwest::Client, url: String) {
         while !self.stop.load(Relaxed) {
-            let (status, text) = ask(&client, &url, "local").await;
+            let (status, text) = ask(&client, &url, "local", 1).await;
             assert_eq!(status, 200, "{text}");
             let answered = if text.contains("from the hosted model") { &self.by_hosted } else { &self.by_local };
             answered.fetch_add(1, Relaxed);
@@ -76,10 +76,10 @@ impl Load {
     }
 }
 
-async fn ask(client: &reqwest::Client, url: &str, model: &str) -> (u16, String) {
+async fn ask(client: &reqwest::Client, url: &str, model: &str, choices: u32) -> (u16, String) {
     // Token 2 ends an answer: without it the random model goes on to its limit.
     let body = format!(
-        r#"{{"model":"{model}","max_tokens":900,"logit_bias":{{"2":-100}},"messages":[{{"role":"user","content":"Tell me a story."}}]}}"#
+        r#"{{"model":"{model}","n":{choices},"max_tokens":900,"logit_bias":{{"2":-100}},"messages":[{{"role":"user","content":"Tell me a story."}}]}}"#
     );
     let answer = client.post(url).header("content-type", "application/json").body(body).send().await.unwrap();
     (answer.status().as_u16(), answer.text().await.unwrap())
@@ -114,7 +114,7 @@ async fn b31_an_aborted_engine_worker_takes_nothing_down() {
         until("local answers", || load.by_local.load(Relaxed) >= 4).await;
         // SAFETY: sends a signal to this process's own child.
         unsafe { libc::kill(worker_pid(), libc::SIGABRT) };
-        let hosted = join_all((0..20).map(|_| ask(&client, &url, "strong"))).await;
+        let hosted = join_all((0..20).map(|_| ask(&client, &url, "strong", 1))).await;
         assert!(hosted.iter().all(|(status, _)| *status == 200), "round {round}: {hosted:?}");
         until("the worker's return", || gateway.worker("llama").is_some_and(|state| state.restarts > restarts)).await;
         load.stop.store(true, Relaxed);
@@ -162,7 +162,8 @@ async fn b38_a_reload_leaves_an_engine_worker_alone_whose_section_is_the_same() 
     assert!(reload("[backends".to_owned()).is_err());
     assert_eq!((ready(), state().unwrap().pid), (true, Some(worker)), "a rejected config stops nothing");
 
-    let long = tokio::spawn(async move { ask(&reqwest::Client::new(), &url, "local").await });
+    // Eight choices on four slots: long enough to be seen by a heartbeat, also on a fast machine.
+    let long = tokio::spawn(async move { ask(&reqwest::Client::new(), &url, "local", 8).await });
     until("a busy slot", || state().is_some_and(|state| state.health.is_some_and(|health| health.stats.slots_busy > 0))).await;
     reload(first.replace("slots = 4", "slots = 2")).unwrap();
     until("another worker", ready).await;
