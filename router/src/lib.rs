@@ -182,7 +182,8 @@ impl Router {
     /// As `new`.
     pub fn next(&self, config: &config::Config, fleet: Fleet) -> Result<Self, BuildError> {
         let mut next = Self::new(config, fleet)?;
-        if next.weights == self.weights {
+        // A file of weights may have been written anew under the same name.
+        if next.weights.is_none() && self.weights.is_none() {
             next.scorer = self.scorer.clone();
         } else {
             next.scorer.import(self.scorer.export());
