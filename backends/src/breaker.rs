@@ -17,6 +17,8 @@ pub struct Breaker {
     open_for: Duration,
     /// The upstream's own `Retry-After`; independent of the window.
     cool_until: Option<Instant>,
+    /// A probe's exchange was good; what the router says of its answer is still to come.
+    on_probation: bool,
     /// Times it went from closed or half open to open.
     opened: u64,
 }
@@ -74,6 +76,7 @@ impl Breaker {
             phase: Inner::Closed,
             open_for: Duration::from_millis(rules.open_ms),
             cool_until: None,
+            on_probation: false,
             opened: 0,
         }
     }
@@ -106,6 +109,7 @@ impl Breaker {
             (Admission::Probe, Outcome::Good) => {
                 self.window.clear();
                 self.phase = Inner::Closed;
+                self.on_probation = true;
                 self.push(0.0);
             }
             (Admission::Probe, Outcome::Bad) => self.open(now),
@@ -120,8 +124,10 @@ impl Breaker {
     }
 
     /// The router's verdict on an attempt whose transport was good. An unusable answer turns one good attempt of
-    /// the window into a failure of weight `unusable_weight`; a usable one ends the growth of the open time.
+    /// the window into a failure of weight `unusable_weight`, and a probe's into a failed probe; a usable one ends the
+    /// growth of the open time.
     pub fn report(&mut self, usable: bool, now: Instant) {
+        let on_probation = std::mem::take(&mut self.on_probation);
         if usable {
             if self.phase == Inner::Closed {
                 self.open_for = Duration::from_millis(self.rules.open_ms);
@@ -132,6 +138,9 @@ impl Breaker {
             return;
         }
         let weight = self.rules.unusable_weight.clamp(0.0, 1.0);
+        if on_probation && weight > 0.0 {
+            return self.open(now);
+        }
         match self.window.iter_mut().rev().find(|failure| **failure == 0.0) {
             Some(good) => *good = weight,
             None => self.push(weight),
@@ -283,6 +292,7 @@ mod tests {
         let rules = config::Breaker { min_attempts: 5, window: 20, ..RULES };
         assert_eq!(play(rules, "uuuuuuu"), "|||||xx");
         assert_eq!(play(rules, "uuuuu_kkk"), "|||||?||");
+        assert_eq!(play(rules, "uuuuu_ug__kk"), "|||||?x?|", "a probe's useless answer is a failed probe");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use spectra_router::{Answer, Asked};
 use tokio::time::Instant;
 
 use crate::clients::flight::Joined;
+use crate::entrances::forwarded;
 use crate::record::{Entrance, Record};
 use crate::respond::{self, Dialect, Manner};
 use crate::{Body, Failure, Gateway, Refusal, entrances};
@@ -60,6 +61,9 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// A request that nobody has asked before.
 async fn first(gateway: Arc<Gateway>, parts: Parts, raw: Bytes, mut record: Record) -> Response<Body> {
     let entrance = record.data.entrance;
+    if entrances::passes(entrance, &raw) {
+        return forwarded::answer(gateway, parts, raw, record).await;
+    }
     let admitted = match admit(&gateway, &parts, raw, &mut record) {
         Ok(admitted) => admitted,
         Err(failure) => return refused(entrance, &failure, record),
@@ -183,7 +187,7 @@ pub(crate) async fn read(gateway: &Gateway, headers: &HeaderMap, mut body: Incom
 }
 
 /// What the `x-spectra-*` headers ask for. They stay here: a backend gets none of the client's headers.
-fn asked(headers: &HeaderMap, request_id: Arc<str>) -> Result<Asked, BadRequest> {
+pub(crate) fn asked(headers: &HeaderMap, request_id: Arc<str>) -> Result<Asked, BadRequest> {
     let text = |name: &'static str| {
         headers.get(name).map(|value| value.to_str().map(str::to_owned)).transpose().map_err(|_| odd(name, "visible ASCII text"))
     };

@@ -42,6 +42,11 @@ pub struct Failure {
 /// What is refused before any model is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
+    /// What came is no HTTP request.
+    BadHttp,
+    /// The head of the request is over its limit.
+    HeadersTooLarge,
+    UrlTooLong,
     NoSuchPath {
         path: String,
     },
@@ -166,6 +171,12 @@ impl Failure {
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         match refusal {
+            Refusal::BadHttp => Self::new(StatusCode::BAD_REQUEST, INVALID, "bad_http", "This is not a well-formed HTTP request."),
+            Refusal::HeadersTooLarge => {
+                let message = "The request's headers are too large or too many.";
+                Self::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, INVALID, "headers_too_large", message)
+            }
+            Refusal::UrlTooLong => Self::new(StatusCode::URI_TOO_LONG, INVALID, "url_too_long", "The request's URL is too long."),
             Refusal::NoSuchPath { path } => Self::new(
                 StatusCode::NOT_FOUND,
                 INVALID,
@@ -306,9 +317,12 @@ impl Failure {
             failure.param = told.param;
             failure.code = told.code;
         }
-        // 503 and 429 say when to come back, whoever is to blame.
-        if matches!(status.as_u16(), 429 | 503) {
-            failure.retry_after = Some(wait.unwrap_or(Duration::from_secs(1)));
+        match status.as_u16() {
+            // 503 and 429 say when to come back, whoever is to blame.
+            429 | 503 => failure.retry_after = Some(wait.unwrap_or(Duration::from_secs(1))),
+            // It was asked again already, as often as the route allows: an SDK must not multiply that.
+            500.. => failure.should_retry = Some(false),
+            _ => {}
         }
         failure
     }
@@ -390,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn behaviour_10_upstream_errors_keep_status_and_words() {
+    fn b10_upstream_errors_keep_status_and_words() {
         for (status, body, told) in [
             (
                 400,
@@ -424,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn behaviour_14_429_and_503_say_when_to_come_back() {
+    fn b14_429_and_503_say_when_to_come_back() {
         for failure in [
             Failure::from(Refusal::Busy),
             Refusal::Draining.into(),

@@ -325,9 +325,12 @@ impl RecordData {
     }
 }
 
-/// The strongest reason's name: a feature for a scored request, otherwise why the route was taken.
+/// The strongest reason's name: a feature for a request whose score decided, otherwise why the route was taken.
 #[must_use]
 pub fn reason(account: &Account) -> &'static str {
+    if account.why == spectra_router::AFFINITY {
+        return account.why;
+    }
     account.score.as_ref().and_then(|score| score.reasons.first()).map_or(account.why, |reason| reason.feature)
 }
 

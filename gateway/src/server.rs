@@ -20,6 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::{Gateway, Live, admin, stack};
 
 mod guarded;
+mod retold;
 
 use guarded::Guarded;
 

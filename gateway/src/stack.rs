@@ -8,7 +8,6 @@ use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
 
-use crate::entrances::embeddings;
 use crate::record::Entrance;
 use crate::{Body, Failure, Gateway, Refusal, chat, feedback, models, respond};
 
@@ -35,7 +34,7 @@ async fn dispatch(gateway: &Arc<Gateway>, request: Request<Incoming>, id: Arc<st
     let entrance = match (request.method(), request.uri().path()) {
         (&Method::POST, "/v1/chat/completions") => Entrance::Chat,
         (&Method::POST, "/v1/completions") => Entrance::Completions,
-        (&Method::POST, "/v1/embeddings") => return embeddings::answer(gateway.clone(), request, id).await,
+        (&Method::POST, "/v1/embeddings") => Entrance::Embeddings,
         (&Method::POST, "/v1/messages") => Entrance::Messages,
         (&Method::POST, "/v1/responses") => Entrance::Responses,
         (&Method::POST, "/v1/feedback") => return feedback::answer(gateway, request).await,
@@ -68,7 +67,7 @@ fn request_id(headers: &HeaderMap) -> Arc<str> {
 }
 
 /// Unique across restarts and machines: 64 random bits of the process, then a counter spread over 64 more.
-fn new_id() -> Arc<str> {
+pub(crate) fn new_id() -> Arc<str> {
     use std::hash::{BuildHasher, RandomState};
     static PROCESS: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
     static COUNT: AtomicU64 = AtomicU64::new(0);

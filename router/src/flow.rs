@@ -37,6 +37,11 @@ enum End {
     Cut(BackendError),
 }
 
+/// True where a text ends as texts end, so that nothing need follow.
+fn sounds_finished(text: &str) -> bool {
+    text.trim_end().ends_with(['.', '!', '?', '\u{2026}', '\u{3002}', '\u{ff01}', '\u{ff1f}', ')', ']', '}', '"', '`'])
+}
+
 /// What a rescue brought.
 struct Rescued {
     text: String,
@@ -229,6 +234,8 @@ impl Flow {
         }
         match finish {
             Some(finish) if !text.is_empty() => Ok((text, finish, usage)),
+            // It was cut behind its last word: nothing is left to say.
+            Some(Finish::Stop) if sounds_finished(so_far) => Ok((text, Finish::Stop, usage)),
             _ => Err(BackendError::Broken { what: "the continuation is empty".into() }),
         }
     }

@@ -353,12 +353,15 @@ impl Router {
 
     fn by_score<'a>(&'a self, request: &ChatRequest, asked: &Asked) -> Result<Chosen<'a>, RouteError> {
         let (local, strong) = (self.route(&self.local)?, self.route(&self.strong)?);
-        let score = self.scorer.score(request);
+        // A scorer that fails costs money, not answers: the strong route can take what the local one could.
+        let Some(score) = sound(|| self.scorer.score(request)) else {
+            return Ok(Chosen { route: std::borrow::Cow::Borrowed(strong), why: SCORER_FAILED, score: None, propensity: 1.0 });
+        };
         let sticks = self.affinity.sticks(request, asked.session.as_deref());
         let situation = self.situation(request, asked, (local, strong));
         let choice = self.policy.choose(&score, &situation);
         let (route, why) = match choice.route {
-            _ if sticks && situation.hosted => (strong, "affinity"),
+            _ if sticks && situation.hosted => (strong, AFFINITY),
             score::Route::Local => (local, choice.why.as_str()),
             score::Route::Strong => (strong, choice.why.as_str()),
         };
@@ -411,6 +414,22 @@ fn expected_tokens(request: &ChatRequest) -> (u64, u64) {
 fn read_weights(path: &str) -> Result<Weights, String> {
     let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
     Weights::read(&bytes).map_err(|error| error.to_string())
+}
+
+/// Why a request took the strong route whose conversation had been escalated.
+pub const AFFINITY: &str = "affinity";
+/// Why a request took the strong route that could not be scored.
+pub const SCORER_FAILED: &str = "scorer_failed";
+
+/// A score that means something; `None` where the scorer panicked, or gave numbers that are none.
+fn sound(score: impl FnOnce() -> Score) -> Option<Score> {
+    let scored = std::panic::catch_unwind(std::panic::AssertUnwindSafe(score));
+    let sound =
+        scored.ok().filter(|score| [score.difficulty, score.p_local, score.p_hosted].iter().all(|share| (0.0..=1.0).contains(share)));
+    if sound.is_none() {
+        tracing::error!("a request could not be scored, and takes the strong route");
+    }
+    sound
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "shares within 0 to 1")]

@@ -186,6 +186,23 @@ async fn check(case: Case, text: &str, asked: &[&str], verified: Verified) {
 const LOCAL: &str = r#""model":"local""#;
 const JSON: &str = r#""model":"local","response_format":{"type":"json_object"}"#;
 
+#[test]
+fn b29_a_scorer_that_fails_sends_the_request_to_the_strong_route_and_says_so() {
+    let asks = Asks::default();
+    let fleet =
+        Fleet::new(HashMap::from([scripted("weak", &[Say::Text("x")], true, &asks), scripted("solid", &[Say::Text("x")], false, &asks)]));
+    let config = spectra_config::Config::parse(CONFIG, "test", &|_| None).unwrap();
+    let router = Arc::new(Router::new(&config, fleet).unwrap());
+    let request = ChatRequest::parse(r#"{"model":"auto","messages":[{"role":"user","content":"Say hello"}]}"#.into()).unwrap();
+    let chosen = || router.explain(&request, &Asked::default()).unwrap();
+    assert_eq!(&*chosen().route, "local");
+    router.scorer().spoil();
+    let failed = chosen();
+    assert_eq!((&*failed.route, failed.why, failed.difficulty), ("strong", "scorer_failed", None));
+    assert!(crate::sound(|| panic!("a bug")).is_none());
+    assert!(crate::sound(crate::score::Score::default).is_some());
+}
+
 #[tokio::test]
 async fn a_good_answer_is_delivered_at_once() {
     check(Case { weak: &[Say::Text("Hello there")], solid: &[Say::Text("no")], body: LOCAL }, "Hello there", &["weak:1"], Verified::Ok)

@@ -26,6 +26,16 @@ impl Trail {
         read(&self.0.lock())
     }
 
+    /// Takes down the one attempt of a request that is passed on past the router, unread: as it begins, and as it ended.
+    pub fn passed(&self, attempt: Attempt) {
+        self.write(|account| {
+            account.why = "pinned";
+            account.usage = attempt.usage;
+            account.delivered = matches!(attempt.verdict, Some(Verdict::Pass)).then_some(0);
+            account.attempts = vec![attempt];
+        });
+    }
+
     pub(crate) fn write<T>(&self, write: impl FnOnce(&mut Account) -> T) -> T {
         write(&mut self.0.lock())
     }

@@ -98,7 +98,7 @@ async fn counting(text: &'static str, status: Option<u16>) -> (Spectra, Arc<Atom
 }
 
 #[tokio::test]
-async fn behaviour_16_a_repeated_request_is_asked_once() {
+async fn b16_a_repeated_request_is_asked_once() {
     let (spectra, asked) = counting("Hello.", None).await;
     let key = "idempotency-key: one\r\n";
     for body in [HELLO.to_owned(), HELLO.replace("\"small\"", "\"small\",\"stream\":true")] {
@@ -160,7 +160,7 @@ async fn a_client_that_does_not_read_is_let_go() {
 
 /// Behaviour 9, the client's side: what a client sends beside its question goes nowhere else.
 #[tokio::test]
-async fn behaviour_9_no_header_of_the_client_reaches_a_model_or_a_metric() {
+async fn b09_no_header_of_the_client_reaches_a_model_or_a_metric() {
     let seen = Arc::new(Mutex::new(String::new()));
     let sink = seen.clone();
     let backend = from_fn("small", move |ask, _| {

@@ -3,47 +3,46 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use serde_json::{Value, json};
-use spectra_backends::Backend;
-use spectra_backends::script::{Answer, from_fn};
-use spectra_tests::harness::Spectra;
-
-const SCRIPTED: &str = r#"
-    [backends.small.script]
-    answers = [{ text = "Hello from small." }]
-    [backends.json.script]
-    answers = [{ text = "" }]
-    [backends.tool.script]
-    answers = [{ text = "" }]
-    [routes.local]
-    ladder = ["small"]
-    [routes.strong]
-    ladder = ["small"]
-"#;
+use spectra_tests::harness::{Spectra, hosted};
+use spectra_tests::model::obedient;
+use spectra_tests::upstream::{Protocol, Upstream};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
 }
 
-/// Runs a client program against the gateway; its standard output, one `ok` a check. `None`: the client is not installed.
-async fn run(program: &str, spectra: &Spectra, real: bool) -> Option<String> {
+/// How a client program is started: by what, with which arguments; none where it is not installed.
+fn command(program: &str) -> Option<(PathBuf, Vec<String>)> {
     let clients = root().join("tests/clients");
-    let (command, file) = if program.ends_with(".py") {
-        (root().join(".tools/venv/bin/python"), clients.join("python").join(program))
-    } else {
+    let file = |folder: &str| clients.join(folder).join(program).display().to_string();
+    let (command, arguments, ready) = if program.ends_with(".mjs") {
         let own = root().join(".tools/bin/node");
-        (if own.exists() { own } else { "node".into() }, clients.join("node").join(program))
+        let node = if own.exists() { own } else { "node".into() };
+        (node, vec![file("node")], clients.join("node/node_modules/ai").exists())
+    } else if program.starts_with("test_") {
+        let python = root().join(".tools/suites/bin/python");
+        let pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "--benchmark-disable", "-rs", "--tb=short"];
+        (python.clone(), pytest.map(str::to_owned).into_iter().chain([file("suites")]).collect(), python.exists())
+    } else {
+        let python = root().join(if program == "instructor_sdk.py" { ".tools/suites/bin/python" } else { ".tools/venv/bin/python" });
+        let folder = if program == "instructor_sdk.py" { "suites" } else { "python" };
+        (python.clone(), vec![file(folder)], python.exists())
     };
-    let ready = if program.ends_with(".py") { command.exists() } else { clients.join("node/node_modules/ai").exists() };
     if !ready {
         println!("skipped: {program}: run scripts/setup --tests first");
-        return None;
     }
-    let child = tokio::process::Command::new(&command)
-        .arg(&file)
+    ready.then_some((command, arguments))
+}
+
+/// Runs a client program against the gateway; its standard output. `None`: the client is not installed.
+async fn run(program: &str, spectra: &Spectra, real: bool) -> Option<String> {
+    let (command, arguments) = command(program)?;
+    let child = tokio::process::Command::new(command)
+        .args(arguments)
         .env("SPECTRA_BASE_URL", spectra.base_url())
         .env("SPECTRA_REAL", if real { "1" } else { "0" })
         .env("NO_PROXY", "127.0.0.1")
+        .env("PYTHONDONTWRITEBYTECODE", "1")
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();
@@ -53,69 +52,57 @@ async fn run(program: &str, spectra: &Spectra, real: bool) -> Option<String> {
     Some(out)
 }
 
-/// Says what a real model would have to be coaxed into: a tool call.
-fn scripted_tool() -> Backend {
-    from_fn("tool", |ask, _| {
-        let call = |index: Option<u32>, arguments: &str| {
-            let mut call = json!({"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": arguments}});
-            if let Some(index) = index {
-                call["index"] = index.into();
-            }
-            call
-        };
-        let arguments = r#"{"city":"Lima"}"#;
-        let choice = |delta: Value, finish: Value| {
-            json!({"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "tool", "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}).to_string()
-        };
-        let usage = json!({"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12});
-        let chunks = if ask.request.view().stream {
-            vec![
-                choice(json!({"role": "assistant", "content": null, "tool_calls": [call(Some(0), "")]}), Value::Null),
-                choice(json!({"tool_calls": [{"index": 0, "function": {"arguments": &arguments[..7]}}]}), Value::Null),
-                choice(json!({"tool_calls": [{"index": 0, "function": {"arguments": &arguments[7..]}}]}), Value::Null),
-                choice(json!({}), json!("tool_calls")),
-            ]
-        } else {
-            let message = json!({"role": "assistant", "content": null, "refusal": null, "tool_calls": [call(None, arguments)]});
-            vec![json!({"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "tool", "choices": [{"index": 0, "message": message, "logprobs": null, "finish_reason": "tool_calls"}], "usage": usage}).to_string()]
-        };
-        Answer { chunks: Some(chunks), ..Answer::text("") }
-    })
+/// Checks that passed: an `ok` line each, or pytest's own count.
+fn passed(out: &str) -> usize {
+    let pytest = out.lines().last().and_then(|line| line.split(" passed").next()?.rsplit([' ', '=']).next()?.parse().ok());
+    pytest.unwrap_or_else(|| out.lines().filter(|line| line.starts_with("ok ")).count())
 }
 
+/// A gateway over real sockets on a server that does as it is told.
 async fn check(program: &str, expected: usize) {
-    let script = |name: &'static str, text: &'static str| (name, from_fn(name, move |_, _| Answer::text(text)));
-    let backends =
-        [script("small", "Hello from small."), script("json", r#"{"city": "Lima", "people": 10000000}"#), ("tool", scripted_tool())];
-    let spectra = Spectra::on(SCRIPTED, backends).await.unwrap();
+    let up = Upstream::start(Protocol::Http1, obedient).await.unwrap();
+    let names = "[aliases]\n\"json\" = \"local\"\n\"tool\" = \"local\"\n\"embed\" = \"local\"\n";
+    let spectra = Spectra::start(&hosted(&[("small", up.base_url(), "vision = true")], "", names)).await.unwrap();
     if let Some(out) = run(program, &spectra, false).await {
-        assert_eq!(out.lines().filter(|line| line.starts_with("ok ")).count(), expected, "{out}");
+        println!("{out}");
+        assert_eq!(passed(&out), expected, "{out}");
     }
 }
 
 #[tokio::test]
 async fn sdk_openai_python_speaks_to_scripted_models() {
-    check("openai_sdk.py", 8).await;
+    check("openai_sdk.py", 16).await;
 }
 
 #[tokio::test]
 async fn sdk_anthropic_python_speaks_to_scripted_models() {
-    check("anthropic_sdk.py", 4).await;
+    check("anthropic_sdk.py", 5).await;
 }
 
 #[tokio::test]
 async fn sdk_anthropic_node_speaks_to_scripted_models() {
-    check("anthropic_sdk.mjs", 3).await;
+    check("anthropic_sdk.mjs", 4).await;
 }
 
 #[tokio::test]
 async fn sdk_vercel_ai_speaks_to_scripted_models() {
-    check("vercel_ai.mjs", 3).await;
+    check("vercel_ai.mjs", 7).await;
 }
 
 #[tokio::test]
 async fn sdk_openai_node_speaks_to_scripted_models() {
-    check("openai_sdk.mjs", 5).await;
+    check("openai_sdk.mjs", 8).await;
+}
+
+/// LangChain's own standard integration tests of a chat model.
+#[tokio::test]
+async fn sdk_langchain_standard_tests_pass_on_scripted_models() {
+    check("test_langchain.py", 35).await;
+}
+
+#[tokio::test]
+async fn sdk_instructor_speaks_to_scripted_models() {
+    check("instructor_sdk.py", 8).await;
 }
 
 /// The starter model, where it is: `SPECTRA_TEST_MODEL`, or one in `models/`.

@@ -90,7 +90,7 @@ async fn an_unusable_answer_escalates() {
 }
 
 #[tokio::test]
-async fn behaviours_4_and_5_a_stream_is_legal_and_usage_is_sent_only_if_asked_for() {
+async fn b04_b05_a_stream_is_legal_and_usage_is_sent_only_if_asked_for() {
     let spectra = spectra().await;
     for (options, usages) in
         [("", 0), (r#","stream_options":{"include_usage":true}"#, 1), (r#","stream_options":{"include_usage":false}"#, 0)]
@@ -115,7 +115,7 @@ async fn behaviours_4_and_5_a_stream_is_legal_and_usage_is_sent_only_if_asked_fo
 }
 
 #[tokio::test]
-async fn behaviour_6_a_stream_that_cannot_be_saved_ends_in_an_error_without_done() {
+async fn b06_a_stream_that_cannot_be_saved_ends_in_an_error_without_done() {
     let cut = r#"{ text = "Once upon a time there was", cut_after = 12 }"#;
     let spectra = Spectra::start(&config(cut, cut, "")).await.unwrap();
     let body = HELLO.replace("\"auto\"", "\"big\",\"stream\":true");
@@ -130,7 +130,7 @@ async fn behaviour_6_a_stream_that_cannot_be_saved_ends_in_an_error_without_done
 
 /// Every way to ask wrongly, and what is told: status, type, param, code.
 #[tokio::test]
-async fn behaviour_10_bad_input_gets_an_error_in_openais_form() {
+async fn b10_bad_input_gets_an_error_in_openais_form() {
     let spectra = spectra().await;
     let message = r#""messages":[{"role":"user","content":"x"}]"#;
     let chat = |body: String| post(CHAT, "", &body);
@@ -208,7 +208,7 @@ async fn a_body_over_the_limit_is_refused_announced_or_not() {
 }
 
 #[tokio::test]
-async fn behaviour_30_models_are_listed_and_found_by_name() {
+async fn b30_models_are_listed_and_found_by_name() {
     let spectra = spectra().await;
     let list = spectra.get("/v1/models").await.unwrap().json().unwrap();
     assert_eq!(list["object"], "list");
@@ -286,7 +286,7 @@ async fn over_the_limit_of_requests_in_flight_the_next_is_told_when_to_come_back
 }
 
 #[tokio::test]
-async fn behaviour_15_a_client_that_leaves_is_counted_as_cancelled() {
+async fn b15_a_client_that_leaves_is_counted_as_cancelled() {
     let spectra = stalling("").await;
     drop(begun(&spectra).await);
     let counted = async {
@@ -298,7 +298,7 @@ async fn behaviour_15_a_client_that_leaves_is_counted_as_cancelled() {
 }
 
 #[tokio::test]
-async fn behaviour_40_a_shutdown_lets_streams_finish_and_then_breaks_them_off_with_an_error() {
+async fn b40_a_shutdown_lets_streams_finish_and_then_breaks_them_off_with_an_error() {
     let mut spectra = stalling("[server]\ndrain_ms = 300").await;
     let mut stream = begun(&spectra).await;
     spectra.begin_stop();

@@ -2,7 +2,13 @@
 
 // The attribute tells clippy that helpers in here are tests too: they may unwrap and print.
 #[cfg(test)]
+mod attempts;
+#[cfg(test)]
+mod bad_input;
+#[cfg(test)]
 mod callers;
+#[cfg(test)]
+mod canary;
 #[cfg(test)]
 mod clients;
 #[cfg(test)]
@@ -10,7 +16,11 @@ mod edge;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod fidelity;
+#[cfg(test)]
 mod setup;
+#[cfg(test)]
+mod surface;
 #[cfg(test)]
 mod tidy;
 #[cfg(test)]

@@ -178,6 +178,35 @@ impl Drop for Spectra {
     }
 }
 
+/// A config of hosted backends `(name, base URL, more lines of its table)`, and one route `local` that asks them in this
+/// order. None of their breakers opens, no deadline is near; `route` are more lines of the route, `more` is the rest.
+#[must_use]
+pub fn hosted(backends: &[(&str, String, &str)], route: &str, more: &str) -> String {
+    let mut text = String::new();
+    for (name, base_url, lines) in backends {
+        text += &format!(
+            "[backends.{name}]\nbreaker = {{ failure_share = 2.0 }}\n{lines}\n[backends.{name}.openai]\nbase_url = \"{base_url}\"\nmodel = \"{name}\"\n"
+        );
+    }
+    let names: Vec<String> = backends.iter().map(|(name, ..)| format!("\"{name}\"")).collect();
+    text += &format!("[routes.local]\nladder = [{}]\n{route}\n[router]\nlocal = \"local\"\nstrong = \"local\"\n{more}\n", names.join(", "));
+    text
+}
+
+/// Waits until a question about the gateway is answered with yes.
+///
+/// # Errors
+/// If it does not come to that.
+pub async fn until(what: &str, mut yes: impl AsyncFnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
+    let asking = async {
+        while !yes().await? {
+            tokio::task::yield_now().await;
+        }
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(PATIENCE, asking).await.with_context(|| format!("it does not come to: {what}"))?
+}
+
 fn on_free_ports(mut config: Config) -> Config {
     config.server.listen = SocketAddr::from(([127, 0, 0, 1], 0));
     config.admin.listen = config.server.listen;

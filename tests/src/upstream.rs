@@ -123,6 +123,16 @@ impl Upstream {
         self.shared.received.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The newest request.
+    ///
+    /// # Panics
+    /// If none has come.
+    #[must_use]
+    #[expect(clippy::expect_used, reason = "a test that asks too early shall fail here")]
+    pub fn last(&self) -> Received {
+        self.received().pop().expect("a request has come")
+    }
+
     #[must_use]
     pub fn seen(&self) -> Seen {
         *self.shared.seen.borrow()

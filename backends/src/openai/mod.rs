@@ -68,8 +68,11 @@ impl Server {
         drop(ask);
         let response = reply::success(self.transport.send(request).await?, &self.secrets).await?;
         let headers = reply::headers_for_client(response.headers());
-        let chunks =
-            if stream && !reply::is_json(&response) { reply::stream(response, choices)? } else { reply::whole(response, &self.secrets)? };
+        let chunks = if stream && !reply::is_json(&response) {
+            reply::stream(response, choices, &self.secrets)?
+        } else {
+            reply::whole(response, &self.secrets)?
+        };
         Ok(Reply { headers, chunks })
     }
 

@@ -92,8 +92,9 @@ fn whole_chunk(body: Bytes, secrets: &[String]) -> Result<Chunk, BackendError> {
 }
 
 /// The events of a stream. It ends well only after every choice has finished.
-pub fn stream(response: Response<Incoming>, choices: u32) -> Result<ChunkStream, BackendError> {
+pub fn stream(response: Response<Incoming>, choices: u32, secrets: &[String]) -> Result<ChunkStream, BackendError> {
     let mut body = response.into_body();
+    let secrets = secrets.to_vec();
     Ok(Box::pin(try_stream! {
         let mut decoder = Decoder::new(EVENT_BYTES);
         let mut progress = Progress::new(choices);
@@ -104,7 +105,7 @@ pub fn stream(response: Response<Incoming>, choices: u32) -> Result<ChunkStream,
                     progress.done = true;
                     break 'read;
                 }
-                yield progress.chunk(event)?;
+                yield progress.chunk(event).map_err(|error| scrubbed(error, &secrets))?;
             }
         }
         if progress.done {
@@ -117,7 +118,7 @@ pub fn stream(response: Response<Incoming>, choices: u32) -> Result<ChunkStream,
             if event.is_done() {
                 progress.done = true;
             } else {
-                yield progress.chunk(event)?;
+                yield progress.chunk(event).map_err(|error| scrubbed(error, &secrets))?;
             }
         }
         drop(body);

@@ -1,12 +1,14 @@
-//! `/v1/completions`, the legacy form: the prompt is asked as one user message.
+//! `/v1/completions`, the legacy form: the prompt is asked as one user message. What chat cannot express is passed on to
+//! a server that has the endpoint.
 
 use bytes::{Bytes, BytesMut};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use spectra_backends::chat::BadRequest;
 use spectra_backends::chunk::{Choice, Finish, Usage};
 use spectra_backends::{ChatRequest, Chunk};
 
-use super::{carry, chat_request, event, field, missing, object, refuse, wrong};
+use super::{carry, chat_request, event, field, missing, object, wrong};
 use crate::Failure;
 use crate::record::Entrance;
 use crate::respond::{Dialect, Manner};
@@ -29,6 +31,26 @@ const SAME: &[&str] = &[
     "min_p",
 ];
 
+/// True where the request says what a chat message cannot.
+pub(super) fn passes(raw: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Legacy {
+        prompt: Option<Value>,
+        suffix: Option<Value>,
+        echo: Option<Value>,
+        best_of: Option<Value>,
+        logprobs: Option<Value>,
+    }
+    // What is no such object is refused where it is read.
+    let Ok(asked) = serde_json::from_slice::<Legacy>(raw) else { return false };
+    let several = |prompts: &[Value]| prompts.len() != 1 || !prompts[0].is_string();
+    asked.prompt.is_some_and(|prompt| prompt.as_array().is_some_and(|prompts| several(prompts)))
+        || asked.suffix.is_some_and(|suffix| suffix != "")
+        || asked.echo.is_some_and(|echo| echo != false)
+        || asked.best_of.is_some_and(|best_of| best_of != 1)
+        || asked.logprobs.is_some()
+}
+
 pub(super) fn understand(raw: &[u8]) -> Result<(ChatRequest, Box<dyn Dialect>), BadRequest> {
     let mut body = object(raw)?;
     let prompt = match body.remove("prompt") {
@@ -38,13 +60,8 @@ pub(super) fn understand(raw: &[u8]) -> Result<(ChatRequest, Box<dyn Dialect>), 
             _ => String::new(),
         },
         None | Some(Value::Null) => return Err(missing("prompt")),
-        Some(_) => return Err(wrong("prompt", "a string, or an array of one string (several prompts and token arrays are not supported)")),
+        Some(_) => return Err(wrong("prompt", "a string or an array")),
     };
-    let is = |wanted: Value| move |value: &Value| *value == wanted;
-    refuse(&body, "suffix", is(json!("")))?;
-    refuse(&body, "echo", is(json!(false)))?;
-    refuse(&body, "best_of", is(json!(1)))?;
-    refuse(&body, "logprobs", is(json!(0)))?;
     let mut chat = Map::new();
     carry(&mut body, &mut chat, SAME);
     chat.insert("messages".into(), json!([{ "role": "user", "content": prompt }]));

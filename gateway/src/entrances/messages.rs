@@ -1,9 +1,11 @@
 //! `/v1/messages`, Anthropic's form, as its SDKs and the agents built on them speak it.
 
+use std::collections::BTreeMap;
+
 use bytes::{Bytes, BytesMut};
 use serde_json::{Map, Value, json};
 use spectra_backends::chat::BadRequest;
-use spectra_backends::chunk::{Finish, Usage};
+use spectra_backends::chunk::{Finish, ToolDelta, Usage};
 use spectra_backends::{ChatRequest, Chunk};
 
 use super::{carry, chat_request, field, missing, named, object, refuse, wrong};
@@ -171,6 +173,8 @@ struct Messages {
     started: bool,
     /// Index of the block that is open, and the tool call it belongs to (`None`: text).
     open: Option<(usize, Option<u32>)>,
+    /// Calls whose pieces came while another one's block was open: blocks follow each other, so they wait for the end.
+    waiting: BTreeMap<u32, ToolDelta>,
     blocks: usize,
     finish: Option<Finish>,
     usage: Usage,
@@ -196,22 +200,26 @@ impl Dialect for Messages {
     }
 
     fn chunk(&mut self, chunk: &Chunk, _: &Manner, out: &mut BytesMut) {
+        self.usage = chunk.view.usage.unwrap_or(self.usage);
+        // Azure begins with a chunk of its own, which has neither choice nor id.
+        if chunk.view.choices.is_empty() {
+            return;
+        }
         if !std::mem::replace(&mut self.started, true) {
             let mut message = head(chunk);
             message["usage"] = used(Usage::default());
             named("message_start", &json!({ "type": "message_start", "message": message }), out);
         }
-        self.usage = chunk.view.usage.unwrap_or(self.usage);
         for choice in chunk.view.choices.iter().filter(|choice| choice.index == 0) {
             if let Some(text) = choice.content.as_deref().or(choice.refusal.as_deref()).filter(|text| !text.is_empty()) {
                 let index = self.block(None, || json!({ "type": "text", "text": "" }), out);
                 delta(index, json!({ "type": "text_delta", "text": text }), out);
             }
             for call in &choice.tool_calls {
-                let index =
-                    self.block(Some(call.index), || json!({ "type": "tool_use", "id": call.id, "name": call.name, "input": {} }), out);
-                if let Some(arguments) = call.arguments.as_deref().filter(|arguments| !arguments.is_empty()) {
-                    delta(index, json!({ "type": "input_json_delta", "partial_json": arguments }), out);
+                match self.open {
+                    Some((_, Some(open))) if open != call.index => self.wait(call),
+                    _ if self.waiting.contains_key(&call.index) => self.wait(call),
+                    _ => self.call(call, out),
                 }
             }
             self.finish = choice.finish.clone().or(self.finish.take());
@@ -219,6 +227,9 @@ impl Dialect for Messages {
     }
 
     fn end(&mut self, out: &mut BytesMut) {
+        for call in std::mem::take(&mut self.waiting).into_values() {
+            self.call(&call, out);
+        }
         self.close(out);
         let ending = json!({
             "type": "message_delta",
@@ -240,6 +251,21 @@ impl Dialect for Messages {
 }
 
 impl Messages {
+    /// A piece of the call whose block is open, or is opened by it.
+    fn call(&mut self, call: &ToolDelta, out: &mut BytesMut) {
+        let index = self.block(Some(call.index), || json!({ "type": "tool_use", "id": call.id, "name": call.name, "input": {} }), out);
+        if let Some(arguments) = call.arguments.as_deref().filter(|arguments| !arguments.is_empty()) {
+            delta(index, json!({ "type": "input_json_delta", "partial_json": arguments }), out);
+        }
+    }
+
+    fn wait(&mut self, piece: &ToolDelta) {
+        let call = self.waiting.entry(piece.index).or_insert_with(|| ToolDelta { index: piece.index, ..ToolDelta::default() });
+        call.id = call.id.take().or_else(|| piece.id.clone());
+        call.name = call.name.take().or_else(|| piece.name.clone());
+        call.arguments.get_or_insert_default().push_str(piece.arguments.as_deref().unwrap_or_default());
+    }
+
     /// The index of the open block of this kind; opens one if another is open.
     fn block(&mut self, call: Option<u32>, start: impl Fn() -> Value, out: &mut BytesMut) -> usize {
         if let Some((index, open)) = self.open

@@ -3,7 +3,7 @@
 
 mod chat;
 mod completions;
-pub(crate) mod embeddings;
+pub(crate) mod forwarded;
 pub(crate) mod messages;
 mod responses;
 
@@ -15,11 +15,20 @@ use spectra_backends::chat::BadRequest;
 use crate::record::Entrance;
 use crate::respond::Dialect;
 
+/// True where a request is passed on as it is, not asked as chat.
+pub(crate) fn passes(entrance: Entrance, raw: &[u8]) -> bool {
+    match entrance {
+        Entrance::Embeddings => true,
+        Entrance::Completions => completions::passes(raw),
+        Entrance::Chat | Entrance::Messages | Entrance::Responses => false,
+    }
+}
+
 /// The body as a chat request, and how its client wants to be spoken to.
 pub(crate) fn understand(entrance: Entrance, raw: Bytes) -> Result<(ChatRequest, Box<dyn Dialect>), BadRequest> {
     match entrance {
-        // Embeddings are not chat: `embeddings` answers them.
-        Entrance::Chat | Entrance::Embeddings => Ok((ChatRequest::parse(raw)?, Box::new(chat::Chat))),
+        // Embeddings are not chat: they are passed on.
+        Entrance::Chat | Entrance::Embeddings => Ok((ChatRequest::parse(raw)?, Box::new(chat::Chat::default()))),
         Entrance::Completions => completions::understand(&raw),
         Entrance::Messages => messages::understand(&raw),
         Entrance::Responses => responses::understand(&raw),

@@ -192,6 +192,11 @@ impl Dialect for Responses {
     }
 
     fn chunk(&mut self, chunk: &Chunk, _: &Manner, out: &mut BytesMut) {
+        self.usage = chunk.view.usage.or(self.usage);
+        // Azure begins with a chunk of its own, which has neither choice nor id.
+        if chunk.view.choices.is_empty() {
+            return;
+        }
         if self.head.is_null() {
             self.begin(chunk);
             for name in ["response.created", "response.in_progress"] {
@@ -199,7 +204,6 @@ impl Dialect for Responses {
                 self.tell(name, json!({ "response": response }), out);
             }
         }
-        self.usage = chunk.view.usage.or(self.usage);
         for choice in chunk.view.choices.iter().filter(|choice| choice.index == 0) {
             if let Some(text) = choice.content.as_deref().or(choice.refusal.as_deref()).filter(|text| !text.is_empty()) {
                 let at = self.open(None, "", "", out);

@@ -22,7 +22,7 @@ const OTHER: &str = "other";
 const VERIFIED: [&str; 4] = ["ok", "repaired", "failed", "skipped"];
 const TENTHS: [&str; 10] = ["0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9", "1.0"];
 /// Reasons of a route that was not chosen by score.
-const UNSCORED: [&str; 2] = ["pinned", "affinity"];
+const UNSCORED: [&str; 3] = ["pinned", spectra_router::AFFINITY, spectra_router::SCORER_FAILED];
 const OPERATION: &str = "chat";
 
 /// Handles by the config's names.

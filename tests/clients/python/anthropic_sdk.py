@@ -25,7 +25,7 @@ def streaming():
 def blocks_and_tools():
     tool = {"name": "weather", "description": "The weather of a city", "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}
     past = [
-        {"role": "user", "content": [{"type": "text", "text": "Weather in Lima?"}]},
+        {"role": "user", "content": [{"type": "text", "text": "Weather in 'Lima'?"}]},
         {"role": "assistant", "content": [{"type": "tool_use", "id": "t1", "name": "weather", "input": {"city": "Lima"}}]},
         {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": "Sunny."}]},
     ]
@@ -38,6 +38,28 @@ def blocks_and_tools():
     assert told.content[0].text.strip()
 
 
+def parallel_tools_streamed():
+    tools = [
+        {"name": "weather", "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}}},
+        {"name": "clock", "input_schema": {"type": "object", "properties": {"hours": {"type": "integer"}}}},
+    ]
+    both = [{"role": "user", "content": "Call both: the weather in 'Lima', and a clock for 5 hours."}]
+    open_block, kinds = None, []
+    with client.messages.stream(model="tool", max_tokens=64, messages=both, tools=tools) as stream:
+        for event in stream:
+            kinds.append(event.type)
+            if event.type == "content_block_start":
+                assert open_block is None, "blocks follow each other"
+                open_block = event.index
+            elif event.type == "content_block_stop":
+                assert open_block == event.index
+                open_block = None
+        final = stream.get_final_message()
+    assert kinds[0] == "message_start" and kinds[-1] == "message_stop" and "input_json" in kinds, kinds
+    assert {block.name: block.input for block in final.content} == {"weather": {"city": "Lima"}, "clock": {"hours": 5}}, final
+    assert final.stop_reason == "tool_use"
+
+
 def errors():
     for wanted, model, messages in [(anthropic.NotFoundError, "no-such-model", hello), (anthropic.BadRequestError, "auto", [])]:
         try:
@@ -48,6 +70,6 @@ def errors():
             raise AssertionError(f"no {wanted}")
 
 
-for check in (unary, streaming, blocks_and_tools, errors):
+for check in (unary, streaming, blocks_and_tools, parallel_tools_streamed, errors):
     check()
     print("ok", check.__name__)

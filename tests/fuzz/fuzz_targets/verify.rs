@@ -25,13 +25,20 @@ fn judged(checks: &Arc<Checks>, pieces: &[&str]) -> String {
     }
 }
 
-fuzz_target!(|input: (bool, Vec<String>)| {
-    let (json, pieces) = input;
-    if pieces.is_empty() {
-        return;
+// The first byte says whether JSON is wanted and how the rest is cut.
+fuzz_target!(|input: &[u8]| {
+    let Some((&flag, text)) = input.split_first() else { return };
+    let Ok(text) = std::str::from_utf8(text) else { return };
+    let checks = Arc::new(Checks::of_json(Settings { json: flag & 1 == 1, ..Settings::default() }, None));
+    let mut pieces = Vec::new();
+    let (mut rest, mut draw) = (text, u64::from(flag) + 1);
+    while !rest.is_empty() {
+        draw = draw.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let (piece, after) = rest.split_at(rest.ceil_char_boundary(((draw >> 60) as usize + 1).min(rest.len())));
+        pieces.push(piece);
+        rest = after;
     }
-    let checks = Arc::new(Checks::of_json(Settings { json, ..Settings::default() }, None));
-    let whole = pieces.concat();
-    let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
-    assert_eq!(judged(&checks, &pieces), judged(&checks, &[&whole]));
+    if !pieces.is_empty() {
+        assert_eq!(judged(&checks, &pieces), judged(&checks, &[text]));
+    }
 });
