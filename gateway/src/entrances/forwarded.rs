@@ -216,6 +216,7 @@ impl Passing {
             cost_usd: usage.map_or(0.0, |usage| price.cost_usd(usage.prompt_tokens, usage.completion_tokens)),
             local: self.local,
             first_chunk: None,
+            began: self.began,
             total: self.began.elapsed(),
         });
     }
