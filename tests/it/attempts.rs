@@ -181,7 +181,7 @@ async fn b13_b34_every_fault_ends_within_the_deadline_and_is_counted_once_when_a
         }
         config += "[router]\nlocal = \"only_None\"\nstrong = \"only_None\"\n";
         let spectra = Spectra::start(&config).await.unwrap();
-        let routes: Vec<String> = spectra.gateway.config.routes.keys().cloned().collect();
+        let routes: Vec<String> = spectra.live.current().config.routes.keys().cloned().collect();
         let asks = routes.iter().flat_map(|route| [true, false].map(|stream| (route.clone(), stream)));
         let ended: Vec<Ended> = futures_util::future::join_all(asks.map(async |(route, stream)| {
             let began = Instant::now();
@@ -214,15 +214,11 @@ async fn b13_b34_every_fault_ends_within_the_deadline_and_is_counted_once_when_a
         assert_eq!((of(&["failed"]).await, of(&["broken"]).await), (count(told["refused"]), count(told["broken"])), "{told:?}");
         assert_eq!(of(&["rejected", "cancelled"]).await, 0.0);
         assert_eq!(spectra.metric("spectra_in_flight_requests").await.unwrap(), 0.0);
-        // One verdict for each attempt too: as many as the upstream was asked. One that asks to be left alone is also counted
-        // where it then was.
+        // One verdict for each attempt too: every question that reached an upstream, and those that were refused or out of
+        // time before they were sent.
         for (fault, upstream) in &upstreams {
             let attempts = spectra.metric_sum("spectra_attempts_total", &format!("model=\"{fault:?}\"")).await.unwrap();
-            let asked = count(upstream.seen().requests);
-            assert!(
-                attempts == asked || (*fault == Fault::RateLimitedWithRetryAfter && attempts > asked),
-                "{fault:?} {protocol:?}: {attempts} of {asked}"
-            );
+            assert!(attempts >= count(upstream.seen().requests), "{fault:?} {protocol:?}: {attempts}");
         }
     }
 }

@@ -97,7 +97,7 @@ async fn sdk_openai_node_speaks_to_scripted_models() {
 /// LangChain's own standard integration tests of a chat model.
 #[tokio::test]
 async fn sdk_langchain_standard_tests_pass_on_scripted_models() {
-    check("test_langchain.py", 35).await;
+    check("test_langchain.py", 43).await;
 }
 
 #[tokio::test]

@@ -193,3 +193,83 @@ impl Scorer {
         self.calibration.write()[0].learn(f32::NAN, true);
     }
 
+    /// Takes the outcome of a scored request in, unless frozen. True if it is time to `settle`.
+    pub fn learn(&self, score: &Score, outcome: Outcome) -> bool {
+        let Some(trace) = score.trace.as_ref().filter(|_| !self.settings.freeze) else { return false };
+        let route = usize::from(!outcome.local);
+        let happened = if outcome.usable { 1.0 } else { 0.0 };
+        self.calibration.write()[route].learn(trace.raw[route], outcome.usable);
+        self.templates.learn(&trace.keys, trace.base, outcome.local, outcome.usable);
+        let sample = Sample::new(outcome.usable, trace.base[route], trace.keys, &trace.x, &trace.grams);
+        self.experts.learn(trace.form, route, sample, happened - trace.seen[route], trace.moved[route])
+    }
+
+    /// `learn`, and `settle` where it is due: for batches, which have the time.
+    pub fn teach(&self, score: &Score, outcome: Outcome) {
+        if self.learn(score, outcome) {
+            self.settle(false);
+        }
+    }
+
+    /// Fits the heads to what was learned: those that are due, or all. It takes milliseconds: not for a thread that serves requests.
+    pub fn settle(&self, all: bool) {
+        self.experts.settle(all, &self.templates, &self.weights.table);
+    }
+
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        self.settings
+    }
+
+    #[must_use]
+    pub fn export(&self) -> State {
+        State {
+            version: STATE_VERSION,
+            templates: self.templates.export(),
+            experts: self.experts.export(),
+            calibration: *self.calibration.read(),
+        }
+    }
+
+    /// Replaces what was learned. Returns false, and changes nothing, for a state of another layout.
+    pub fn import(&self, state: State) -> bool {
+        if state.version != STATE_VERSION || !state.calibration.iter().all(Calibration::sound) {
+            return false;
+        }
+        self.templates.import(&state.templates);
+        self.experts.import(state.experts);
+        *self.calibration.write() = state.calibration;
+        self.settle(true);
+        true
+    }
+}
+
+/// Chances (local, hosted) for prompts of an unknown form. The hosted one falls so slowly that `need` rises with `hardness`.
+fn cold(hardness: f32) -> [f32; 2] {
+    let hardness = hardness.clamp(-5.0, 5.0);
+    [sigmoid(1.0 - 0.6 * hardness), sigmoid(2.8 - 0.12 * hardness)]
+}
+
+/// The strongest contributions, against a short plain question.
+fn reasons(values: &[f32; DIM]) -> Vec<Reason> {
+    let mut top: [(f32, usize); REASONS] = [(0.0, usize::MAX); REASONS];
+    for (at, (value, feature)) in values.iter().zip(&FEATURES).enumerate() {
+        let mut candidate = (value * feature.weight, at);
+        for slot in &mut top {
+            if candidate.0.abs() > slot.0.abs() {
+                std::mem::swap(slot, &mut candidate);
+            }
+        }
+    }
+    top.iter()
+        .filter(|(share, _)| share.abs() >= 0.05)
+        .filter_map(|(share, at)| FEATURES.get(*at).map(|feature| reason(feature, *share)))
+        .collect()
+}
+
+fn reason(feature: &Feature, share: f32) -> Reason {
+    Reason { feature: feature.name, weight: share, words: feature.words }
+}
+
+#[cfg(test)]
+mod tests;
