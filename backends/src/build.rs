@@ -83,17 +83,7 @@ pub fn renewed(
 }
 
 /// What is assumed of an OpenAI-compatible server of which the operator says nothing.
-const HOSTED: Facts = Facts {
-    context_tokens: None,
-    tools: true,
-    vision: false,
-    logprobs: true,
-    n_max: 128,
-    json_schema: true,
-    local: false,
-    price: Price { input: 0.0, output: 0.0 },
-    continues_by: Continuation::Instruction,
-};
+const HOSTED: Facts = Facts { vision: false, ..Facts::open() };
 
 const SCRIPTED: Facts = Facts { tools: false, logprobs: false, ..HOSTED };
 
@@ -114,6 +104,7 @@ fn facts(found: Facts, backend: &config::Backend) -> Facts {
         price: Price { input: backend.price.input, output: backend.price.output },
         continues_by: match backend.continues_by {
             Some(config::Continues::Prefill) => Continuation::Prefill,
+            Some(config::Continues::ContinueFinalMessage) => Continuation::Flagged,
             Some(config::Continues::Instruction) => Continuation::Instruction,
             None => found.continues_by,
         },

@@ -179,6 +179,12 @@ impl ChatRequest {
         &self.read.view
     }
 
+    /// The text of the user's last message; empty where there is none.
+    #[must_use]
+    pub fn last_user_text(&self) -> &str {
+        self.view().messages.iter().rev().find(|message| message.role == Role::User).map_or("", |message| message.text.as_str())
+    }
+
     /// The same request with some top-level fields changed; everything else keeps its bytes.
     ///
     /// # Errors

@@ -280,13 +280,9 @@ impl Attempt {
         self.outcome = match error {
             BackendError::Timeout { phase: Phase::Total, .. } if bounds.total_is_callers => Outcome::Neutral,
             BackendError::Overloaded { .. } | BackendError::CoolingDown { .. } => Outcome::Neutral,
-            // It refuses this request, so it is alive: enough for a probe.
-            _ if error.is_callers_fault() => {
-                if self.admission == Admission::Probe {
-                    Outcome::Good
-                } else {
-                    Outcome::Neutral
-                }
+            // It refuses this request (501: a constraint it cannot keep), so it is alive: enough for a probe.
+            _ if error.is_callers_fault() || matches!(error, BackendError::Upstream { status: 501, .. }) => {
+                if self.admission == Admission::Probe { Outcome::Good } else { Outcome::Neutral }
             }
             BackendError::Upstream { status: 429 | 503, .. } if error.retry_after().is_some() => {
                 let wait = error.retry_after().unwrap_or_default();

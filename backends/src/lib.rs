@@ -71,7 +71,7 @@ pub struct Facts {
     pub logprobs: bool,
     /// Largest `n` it serves.
     pub n_max: u32,
-    /// `response_format` of type `json_schema` is honoured.
+    /// `response_format` of type `json_schema` is honoured. Where not, the schema is told in words; the answer is verified either way.
     pub json_schema: bool,
     /// True for a model on this machine: it costs no money per token and its data stays here.
     pub local: bool,
@@ -79,6 +79,24 @@ pub struct Facts {
     pub price: Price,
     /// How a cut answer is best continued here.
     pub continues_by: Continuation,
+}
+
+impl Facts {
+    /// Able to do everything, nothing else known: what is assumed until somebody says more.
+    #[must_use]
+    pub const fn open() -> Self {
+        Self {
+            context_tokens: None,
+            tools: true,
+            vision: true,
+            logprobs: true,
+            n_max: 128,
+            json_schema: true,
+            local: false,
+            price: Price { input: 0.0, output: 0.0 },
+            continues_by: Continuation::Instruction,
+        }
+    }
 }
 
 /// USD per million tokens.
@@ -104,6 +122,8 @@ impl Price {
 pub enum Continuation {
     /// A last message of role assistant is taken as the beginning of the answer.
     Prefill,
+    /// The same, where the request says so in vLLM's words (`continue_final_message`).
+    Flagged,
     /// An instruction in a last user message asks to go on.
     Instruction,
 }

@@ -41,14 +41,18 @@ pub struct Backend {
     pub json_schema: Option<bool>,
     /// Largest `n` it serves.
     pub n_max: Option<u32>,
-    /// How a cut answer is best continued here: `prefill` or `instruction`. Unset: prefill for a local model.
+    /// How a cut answer is best continued here. Unset: `prefill` for a local model, else `instruction`.
     pub continues_by: Option<Continues>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum Continues {
+    /// A last message of role assistant is gone on from (llama-server, Anthropic and others).
     Prefill,
+    /// The same, asked for with `continue_final_message`, as vLLM and SGLang want it.
+    ContinueFinalMessage,
+    /// A last message of role user asks to go on: works everywhere.
     Instruction,
 }
 

@@ -5,6 +5,7 @@ mod error;
 mod route;
 mod secret;
 mod server;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,9 +18,10 @@ pub use backend::{
     ScriptAnswer, Workers,
 };
 pub use error::ConfigError;
-pub use route::{Cascade, Checks, Exhausted, Hold, Policy, Route, Router, Rung, Verify};
+pub use route::{Cascade, Exhausted, Hold, Policy, Route, Router, Rung};
 pub use secret::{Environment, Secret, Text};
 pub use server::{Accounting, Admin, Key, Limits, Server, Tracing};
+pub use verify::{Checks, ITSELF, OnFailure, Own, Verify};
 
 /// The reference config, which is also the default one.
 pub const REFERENCE: &str = include_str!("../gateway.toml");
@@ -102,6 +104,7 @@ impl Config {
         }
         self.check_aliases()?;
         self.check_comparison()?;
+        self.check_own(env)?;
         self.resolve_backends(env)?;
         self.resolve_keys(env)?;
         self.resolve_rest(env)?;
@@ -132,6 +135,16 @@ impl Config {
             self.notices.push(format!("backend {name} is left out: {why}"));
             if self.accounting.compare_with.as_ref() == Some(&name) {
                 self.notices.push(format!("savings are not against {name}, which is left out, but against the dearest backend"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_own(&mut self, env: Environment<'_>) -> Result<(), error::Fault> {
+        self.verify.check("verify", &self.backends, env)?;
+        for (name, route) in &mut self.routes {
+            if let Some(verify) = &mut route.verify {
+                verify.check(&format!("routes.{name}.verify"), &self.backends, env)?;
             }
         }
         Ok(())

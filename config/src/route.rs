@@ -1,4 +1,4 @@
-//! `[routes.NAME]`, `[router]`, `[verify]`: who is asked, in which order, and what counts as an answer.
+//! `[routes.NAME]`, `[router]`: who is asked, in which order.
 
 use std::collections::BTreeMap;
 
@@ -8,6 +8,7 @@ use toml::Spanned;
 
 use crate::backend::Backend;
 use crate::error::Fault;
+use crate::verify::Verify;
 
 /// One way through the models.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -198,61 +199,6 @@ pub enum Policy {
 impl Default for Policy {
     fn default() -> Self {
         Self::Threshold(0.5)
-    }
-}
-
-/// What makes an answer usable, and what may be done about one that is not.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Verify {
-    /// False: answers pass unjudged, counted as `skipped`.
-    pub enabled: bool,
-    pub checks: Checks,
-    /// Mend what can be mended without asking again.
-    pub repair: bool,
-    /// Also mend values by the schema (number in quotes, enum case, …).
-    pub coerce: bool,
-}
-
-impl Default for Verify {
-    fn default() -> Self {
-        Self { enabled: true, checks: Checks::default(), repair: true, coerce: false }
-    }
-}
-
-/// One switch per check.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Checks {
-    pub empty: bool,
-    pub truncated: bool,
-    pub json: bool,
-    pub schema: bool,
-    pub tools: bool,
-    pub refusal: bool,
-    pub looping: bool,
-    pub echo: bool,
-    pub placeholder: bool,
-    pub code: bool,
-    /// Lowest mean log-probability per token that passes; unset: not looked at.
-    pub min_mean_logprob: Option<f32>,
-}
-
-impl Default for Checks {
-    fn default() -> Self {
-        Self {
-            empty: true,
-            truncated: true,
-            json: true,
-            schema: true,
-            tools: true,
-            refusal: true,
-            looping: true,
-            echo: true,
-            placeholder: true,
-            code: true,
-            min_mean_logprob: None,
-        }
     }
 }
 

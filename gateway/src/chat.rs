@@ -102,6 +102,7 @@ fn admit(gateway: &Gateway, parts: &Parts, raw: Bytes, record: &mut Record) -> R
         streamed: view.stream,
         include_usage: view.include_usage,
         debug: parts.headers.get("x-spectra-debug").is_some_and(|value| value == "1"),
+        verdict_event: parts.headers.get("x-spectra-verdict").is_some_and(|value| value == "event"),
         pumped: parts.version == Version::HTTP_2,
         write_within: Duration::from_millis(gateway.config.limits.client_write_ms),
         over: gateway.drain.over.clone(),

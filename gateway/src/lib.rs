@@ -22,6 +22,7 @@ pub mod logs;
 pub mod metrics;
 mod models;
 mod places;
+mod probes;
 pub mod record;
 mod respond;
 #[cfg(test)]
@@ -100,7 +101,7 @@ impl Gateway {
     /// # Errors
     /// If the router's weights cannot be read.
     pub fn with_fleet(config: Config, fleet: Fleet) -> anyhow::Result<Self> {
-        let router = Arc::new(Router::new(&config, fleet)?);
+        let router = Arc::new(Router::probing(&config, fleet, &probes::of)?);
         let books = Books::open(&config, router)?;
         let gateway = Self {
             clients: Clients::new(&config, None, books.ledger.as_deref()),
@@ -126,7 +127,7 @@ impl Gateway {
     pub fn next(&self, mut config: Config, beside: Option<&Path>) -> anyhow::Result<Self> {
         let earlier = Earlier { config: &self.config, fleet: self.router.fleet(), workers: &self.workers };
         let (fleet, workers, missing) = fleet::start(&config, beside, Some(earlier))?;
-        let router = Arc::new(self.router.next(&config, fleet)?);
+        let router = Arc::new(self.router.next(&config, fleet, &probes::of)?);
         config.notices.extend(at_next_start(&self.config, &config));
         let books = self.books.next(&self.config, &config, router);
         self.places.resize(config.limits.in_flight);

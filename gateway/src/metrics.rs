@@ -95,6 +95,9 @@ impl Metrics {
             let before = index.checked_sub(1).and_then(|before| record.attempts.get(before));
             self.series.attempt(families, record, attempt, before);
         }
+        for (check, said) in &record.checks {
+            self.families.attempts.checks.with_label_values(&[&**check, *said]).inc();
+        }
     }
 
     /// OpenTelemetry's name for who serves a backend.

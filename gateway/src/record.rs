@@ -46,6 +46,8 @@ pub struct RecordData {
     pub verified: Verified,
     /// In the order they were begun.
     pub attempts: Vec<AttemptData>,
+    /// The operator's own checks that were made: name, and `usable`, `unusable` or `failed`.
+    pub checks: Vec<(Arc<str>, &'static str)>,
     /// Of the answer that was delivered: what the client is told. `None` where the model did not say.
     pub usage: Option<Usage>,
     /// USD of all attempts together.
@@ -174,6 +176,7 @@ impl Record {
             decision: Decision::default(),
             verified: Verified::Skipped,
             attempts: Vec::new(),
+            checks: Vec::new(),
             usage: None,
             cost_usd: 0.0,
             compared_usd: 0.0,
@@ -287,6 +290,7 @@ impl RecordData {
         self.verified = account.verified;
         let attempt = |attempt: &Attempt| AttemptData { started: attempt.began.saturating_duration_since(began), ..attempt.into() };
         self.attempts = account.attempts.iter().map(attempt).collect();
+        self.checks = account.checked.iter().map(|checked| (checked.name.clone(), checked.said.as_str())).collect();
         self.model = account.delivered.and_then(|index| Some(account.attempts.get(index)?.backend.clone())).or(self.model.take());
         self.usage = account.usage;
         // An empty sum of floats is -0.0, which reads oddly.

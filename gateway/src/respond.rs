@@ -44,6 +44,8 @@ pub(crate) struct Manner {
     pub include_usage: bool,
     /// `x-spectra-debug: 1`.
     pub debug: bool,
+    /// `x-spectra-verdict: event`: a stream's verdict comes as an event too, for clients that do not see comments.
+    pub verdict_event: bool,
     /// Over HTTP/2 an unread stream is not seen at the socket; a task of its own watches it.
     pub pumped: bool,
     pub write_within: Duration,
@@ -231,8 +233,15 @@ impl Flow {
                 out,
             );
         }
-        let (verified, cost) = self.record.trail.read(|account| (account.verified, account.cost_usd()));
-        out.extend_from_slice(format!(": spectra verified={} cost_usd={}\n\n", verified.as_str(), usd(cost)).as_bytes());
+        let (verified, attempts, cost) =
+            self.record.trail.read(|account| (account.verified.as_str(), account.attempts.len(), account.cost_usd()));
+        let cost = usd(cost);
+        out.extend_from_slice(format!(": spectra verified={verified} cost_usd={cost}\n\n").as_bytes());
+        if self.manner.verdict_event {
+            let told =
+                format!("event: spectra.verdict\ndata: {{\"verified\":\"{verified}\",\"attempts\":{attempts},\"cost_usd\":{cost}}}\n\n");
+            out.extend_from_slice(told.as_bytes());
+        }
         self.dialect.end(out);
         self.record.end(Outcome::Delivered, 200, None);
         self.close();

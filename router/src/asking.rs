@@ -4,6 +4,8 @@ use serde_json::json;
 use spectra_backends::chat::{BadRequest, Format};
 use spectra_backends::{ChatRequest, Continuation, Edit};
 
+use crate::repair::{self, Given, Repaired, Stage};
+use crate::verify::json::Scan;
 use crate::verify::{Flaw, Hint, feedback};
 
 /// What was wrong with the answer before, and how much of it there is.
@@ -43,6 +45,27 @@ pub(crate) fn reask(request: &ChatRequest, before: &Before, hint: Hint, turn: us
     request.edited(&edits)
 }
 
+/// The caller's request for a model that cannot be held to the form while it writes: the form is told in words instead.
+/// What it says is verified all the same.
+pub(crate) fn unbound(request: &ChatRequest) -> Result<ChatRequest, BadRequest> {
+    let view = request.view();
+    let told = match &view.format {
+        Format::JsonSchema { schema: Some(schema), .. } => {
+            format!("Answer with one JSON value that fits this JSON Schema, and with nothing else:\n{schema}")
+        }
+        Format::JsonSchema { .. } | Format::JsonObject => "Answer with one JSON object, and with nothing else.".into(),
+        Format::Text => "Answer by calling one of the given tools.".into(),
+    };
+    let mut edits = vec![request.with_messages(&[json!({ "role": "user", "content": told })])];
+    if view.format != Format::Text {
+        edits.push(Edit::Remove("response_format"));
+    }
+    if !view.tools.is_empty() {
+        edits.push(Edit::Set("tool_choice", "\"auto\"".into()));
+    }
+    request.edited(&edits)
+}
+
 /// The caller's request with more room for the answer.
 pub(crate) fn roomier(request: &ChatRequest) -> Result<ChatRequest, BadRequest> {
     request.edited(&[more_tokens(request)])
@@ -60,8 +83,8 @@ pub(crate) fn continuation(request: &ChatRequest, text: &str, by: Continuation) 
     let mut messages = vec![json!({ "role": "assistant", "content": text })];
     let mut edits = Vec::new();
     match by {
-        Continuation::Prefill => {
-            // vLLM's spelling; llama-server and our own engine go on from a last assistant message by themselves.
+        Continuation::Prefill => {}
+        Continuation::Flagged => {
             edits.push(Edit::Set("continue_final_message", "true".into()));
             edits.push(Edit::Set("add_generation_prompt", "false".into()));
         }
@@ -77,12 +100,29 @@ pub(crate) fn continuation(request: &ChatRequest, text: &str, by: Continuation) 
     request.edited(&edits)
 }
 
-/// `text` and what was said on, joined: an end of `text` that `more` begins with again is there once.
+/// `text` and what was said on, joined: an end of `text` that `more` begins with again is there once. A model that started over
+/// instead of going on has given a whole answer, which then stands alone.
 pub(crate) fn joined(text: &str, more: &str) -> String {
+    if starts_over(text, more) {
+        return more.to_owned();
+    }
     let mut out = String::with_capacity(text.len() + more.len());
     out.push_str(text);
     out.push_str(&more[overlap(text, more)..]);
     out
+}
+
+/// A whole JSON value where the rest of one was asked for: joined, it would be JSON too, and not what was meant.
+pub(crate) fn starts_over(text: &str, more: &str) -> bool {
+    let opens = |text: &str| text.trim_start().starts_with(['{', '[', '`']);
+    let value = Scan::whole(text).is_err() && opens(text) && opens(more);
+    value
+        && match repair::json(more, &Given { cut_by_length: true, ..Given::default() }) {
+            Repaired::Clean => true,
+            // Brackets too many close what was open before.
+            Repaired::Mended { stages, .. } => !stages.contains(&Stage::ExtraClosers),
+            _ => false,
+        }
 }
 
 /// Bytes of `more` that repeat the end of `text`. Short chance overlaps (under 12 bytes) are not taken for repetition.
@@ -127,11 +167,25 @@ mod tests {
     }
 
     #[test]
+    fn a_continuation_speaks_as_the_backend_understands() {
+        for (by, messages, flagged) in
+            [(Continuation::Prefill, 2, false), (Continuation::Flagged, 2, true), (Continuation::Instruction, 3, false)]
+        {
+            let asked = continuation(&request(r#","response_format":{"type":"json_object"}"#), "half", by).unwrap();
+            assert_eq!(asked.view().messages.len(), messages, "{by:?}");
+            assert_eq!(asked.field("continue_final_message").is_some(), flagged, "{by:?}");
+            assert_eq!(asked.field("response_format"), None);
+        }
+    }
+
+    #[test]
     fn joins_on_overlap_only_where_it_is_long_enough_to_be_one() {
         for (text, more, expected) in [
             (r#"{"a": "hello wor"#, r#"ld"}"#, r#"{"a": "hello world"}"#),
             (r#"{"a": "hello world, how"#, r#""hello world, how are"}"#, r#"{"a": "hello world, how are"}"#),
             ("aaa", "aaa", "aaaaaa"),
+            (r#"{"a": {"b":"#, r#"{"a": 1}"#, r#"{"a": 1}"#),
+            (r#"{"a": {"b":"#, r#"{"c": 1}}}"#, r#"{"a": {"b":{"c": 1}}}"#),
             ("naïve café au lait s", "é au lait s'il", "naïve café au lait s'il"),
         ] {
             assert_eq!(joined(text, more), expected);

@@ -3,19 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use spectra_backends::chat::Format;
 use spectra_backends::chunk::{Finish, Usage};
 use spectra_backends::{Alarm, BackendError, ChatRequest, Chunk, Continuation, Fleet, Reply};
 use tokio::time::{Instant, sleep};
 
-use crate::asking::{Before, continuation, joined, reask, roomier};
+use crate::asking::{Before, continuation, joined, reask, roomier, unbound};
 use crate::compose::recompose;
 use crate::decide::{Limits, Past, Seen, Step, next};
 use crate::draft::{Draft, Reading, Watched, rejudged};
 use crate::error::RouteError;
 use crate::flow::Flow;
 use crate::hedge::{Opening, Won, race};
+use crate::outside::{About, asked_outside};
 use crate::plan::{Held, Plan};
-use crate::trail::{Attempt, Trail, Verified, Why};
+use crate::trail::{Trail, Verified, Why};
 use crate::verify::{Flaw, Hint, Judged, Verdict, next_ask_hint};
 use crate::{Answer, Asked, Head, Router};
 
@@ -108,22 +110,7 @@ impl Climb {
     fn begin(&self, rung: usize, why: Why) -> Question {
         let (backend, began) = (self.router.fleet.pick(&self.plan.ladder[rung]), Instant::now());
         let local = self.router.fleet.facts(&backend).is_some_and(|facts| facts.local);
-        let attempt = Attempt {
-            backend: backend.clone(),
-            rung,
-            why,
-            verdict: None,
-            usage: None,
-            cost_usd: 0.0,
-            local,
-            began,
-            first_chunk: None,
-            total: Duration::ZERO,
-        };
-        let index = self.trail.write(|account| {
-            account.attempts.push(attempt);
-            account.attempts.len() - 1
-        });
+        let index = self.trail.begin_attempt(backend.clone(), rung, why, local, began);
         Question { backend, index, rung, began, why }
     }
 
@@ -145,8 +132,8 @@ impl Climb {
         self.note(question, &draft);
         match reading {
             Reading::Flowing(rest) => self.flowing(question, draft, rest, headers),
-            Reading::Judged(_) if question.why == Why::Continue => self.stitched(question, draft, headers),
-            Reading::Judged(judged) => self.judged(question, draft.chunks, judged, draft.usage, headers),
+            Reading::Judged(said) if question.why == Why::Continue => self.stitched(question, said, draft.usage, headers).await,
+            Reading::Judged(judged) => self.judged(question, draft.chunks, judged, draft.usage, headers).await,
             Reading::Hopeless(flaw) => {
                 let Judged { choices, .. } = draft.judge();
                 let text = choices.into_iter().next().map(|choice| choice.text).unwrap_or_default();
@@ -209,13 +196,21 @@ impl Climb {
 
     /// The request as this attempt puts it.
     fn worded(&self, question: &Question, hint: Option<Hint>) -> Result<ChatRequest, spectra_backends::chat::BadRequest> {
+        let was_unbound = |attempt: &Past| attempt.rung == question.rung && attempt.why == Why::Unbound;
+        let honoured = self.router.fleet.facts(&question.backend).is_none_or(|facts| facts.json_schema);
+        let wants_schema = matches!(self.request.view().format, Format::JsonSchema { .. });
+        let request = if question.why == Why::Unbound || (wants_schema && !honoured) || self.past.iter().any(was_unbound) {
+            &unbound(&self.request)?
+        } else {
+            &self.request
+        };
         match (question.why, &self.last, hint) {
-            (Why::Continue, Some(last), _) => continuation(&self.request, &last.before.text, self.continues_by(&question.backend)),
-            (Why::MoreTokens, _, _) => roomier(&self.request),
-            (Why::Reask, Some(last), Some(hint)) => reask(&self.request, &last.before, hint, self.past.len()),
+            (Why::Continue, Some(last), _) => continuation(request, &last.before.text, self.continues_by(&question.backend)),
+            (Why::MoreTokens, _, _) => roomier(request),
+            (Why::Reask, Some(last), Some(hint)) => reask(request, &last.before, hint, self.past.len()),
             _ => match self.watched(question) {
-                Some(Watched { cascade, strips: true }) => self.request.edited(&cascade.asks()),
-                _ => Ok(self.request.clone()),
+                Some(Watched { cascade, strips: true }) => request.edited(&cascade.asks()),
+                _ => Ok(request.clone()),
             },
         }
     }
@@ -269,7 +264,15 @@ impl Climb {
         Came::Committed(Box::new(Answer { head, chunks: flow.run(held, rest) }))
     }
 
-    fn judged(&mut self, question: &Question, chunks: Vec<Chunk>, judged: Judged, usage: Option<Usage>, headers: http::HeaderMap) -> Came {
+    async fn judged(
+        &mut self,
+        question: &Question,
+        chunks: Vec<Chunk>,
+        judged: Judged,
+        usage: Option<Usage>,
+        headers: http::HeaderMap,
+    ) -> Came {
+        let judged = self.checked(question, judged).await;
         let chunks = match &judged.verdict {
             Verdict::Pass => Ok(chunks),
             Verdict::Mended(_) => recompose(&chunks, &judged.choices, None),
@@ -294,23 +297,36 @@ impl Climb {
         Came::Committed(Box::new(Answer { head, chunks: whole_stream(chunks) }))
     }
 
+    /// The judgement after the operator's checks that need more than the text.
+    async fn checked(&self, question: &Question, judged: Judged) -> Judged {
+        let about = About {
+            fleet: &self.router.fleet,
+            request: &self.request,
+            asked: &self.asked,
+            backend: &question.backend,
+            deadline: self.plan.deadline,
+        };
+        let (judged, made) = asked_outside(&self.plan.checks.settings().outside, judged, &about).await;
+        if !made.is_empty() {
+            self.trail.write(|account| account.checked.extend(made));
+        }
+        judged
+    }
+
     /// Joins a continuation to what was there, and judges the whole.
-    fn stitched(&mut self, question: &Question, draft: Draft, headers: http::HeaderMap) -> Came {
+    async fn stitched(&mut self, question: &Question, said: Judged, usage: Option<Usage>, headers: http::HeaderMap) -> Came {
         let Some(last) = self.last.take() else {
             return self.faulty(question, BackendError::Broken { what: "nothing to continue".into() });
         };
-        let mut piece = Draft::new(self.plan.checks.clone());
-        let said = rejudged(&self.plan.checks, &draft.chunks).choices.into_iter().next().unwrap_or_default();
-        let mut choice = said;
+        let mut choice = said.choices.into_iter().next().unwrap_or_default();
         choice.text = joined(&last.before.text, &choice.text);
         choice.mended = Some(choice.text.clone());
         choice.finish = choice.finish.or(last.finish);
-        piece.usage = summed(last.usage, draft.usage);
-        let usage = piece.usage;
+        let usage = summed(last.usage, usage);
         match recompose(&last.chunks, std::slice::from_ref(&choice), usage) {
             Ok(chunks) => {
                 let judged = rejudged(&self.plan.checks, &chunks);
-                self.judged(question, chunks, judged, usage, headers)
+                self.judged(question, chunks, judged, usage, headers).await
             }
             Err(error) => self.faulty(question, error),
         }
@@ -347,13 +363,12 @@ impl Climb {
     }
 
     fn classed(&self, error: &BackendError) -> Seen {
+        let names = |body: &[u8], code: &str| memchr::memmem::find(body, code.as_bytes()).is_some();
         match error {
+            BackendError::Upstream { body, .. } if names(body, "constraint_unsupported") => Seen::Unbound,
             BackendError::Upstream { body, .. } if error.is_callers_fault() => {
-                // Too long for this model, or a constraint it cannot keep, is no fault of the caller's.
-                let names_limit = ["context_length_exceeded", "constraint_unsupported", "unsupported"]
-                    .iter()
-                    .any(|code| memchr::memmem::find(body, code.as_bytes()).is_some());
-                if names_limit { Seen::Unfit } else { Seen::Refused }
+                // Too long for this model, or a field it does not know, is no fault of the caller's.
+                if names(body, "context_length_exceeded") || names(body, "unsupported") { Seen::Unfit } else { Seen::Refused }
             }
             BackendError::Upstream { status: 401..=404, .. } => Seen::Unfit,
             _ => {

@@ -1,6 +1,6 @@
 //! What a backend cannot do, before any score: hard rules, never learned.
 
-use spectra_backends::chat::{Format, View};
+use spectra_backends::chat::View;
 use spectra_backends::{ChatRequest, Facts};
 
 /// Request fields that only some upstreams know and that change what is answered; a local model would drop them silently.
@@ -10,13 +10,12 @@ const HOSTED_ONLY: &[&str] = &["audio", "modalities", "prediction", "web_search_
 #[must_use]
 pub fn unfit(request: &ChatRequest, facts: &Facts) -> Option<&'static str> {
     let view = request.view();
-    let rules: [(bool, &'static str); 7] = [
+    let rules: [(bool, &'static str); 6] = [
         (facts.context_tokens.is_some_and(|context| least_tokens(view) > u64::from(context)), "context_length"),
         (!view.tools.is_empty() && !facts.tools, "tools"),
         (view.messages.iter().any(|message| !message.media.is_empty()) && !facts.vision, "vision"),
         (view.logprobs && !facts.logprobs, "logprobs"),
         (view.n > facts.n_max, "n"),
-        (matches!(view.format, Format::JsonSchema { strict: true, .. }) && !facts.json_schema, "json_schema"),
         (facts.local && view.unread.iter().any(|name| HOSTED_ONLY.contains(&name.as_str())), "parameter"),
     ];
     rules.iter().find(|(broken, _)| *broken).map(|(_, why)| *why)
@@ -31,24 +30,12 @@ fn least_tokens(view: &View) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use spectra_backends::{Continuation, Price};
-
     use super::*;
 
     fn check(extra: &str, change: impl FnOnce(&mut Facts), expected: Option<&str>) {
         let body = format!(r#"{{"model":"auto","messages":[{{"role":"user","content":"hello"}}]{extra}}}"#);
         let request = ChatRequest::parse(body.into_bytes().into()).unwrap();
-        let mut facts = Facts {
-            context_tokens: Some(4096),
-            tools: true,
-            vision: false,
-            logprobs: true,
-            n_max: 4,
-            json_schema: true,
-            local: true,
-            price: Price::default(),
-            continues_by: Continuation::Prefill,
-        };
+        let mut facts = Facts { context_tokens: Some(4096), vision: false, n_max: 4, local: true, ..Facts::open() };
         change(&mut facts);
         assert_eq!(unfit(&request, &facts), expected, "{extra}");
     }

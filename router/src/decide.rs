@@ -37,6 +37,8 @@ pub(crate) enum Seen {
     },
     /// This model cannot take the request (too long, constraint not supported, key refused); another may.
     Unfit,
+    /// This model cannot be held to the wanted form while it writes; nothing was generated.
+    Unbound,
     /// The request itself is at fault: every model would refuse it.
     Refused,
 }
@@ -61,6 +63,9 @@ pub(crate) fn next(limits: &Limits, past: &[Past]) -> Step {
     let again = here < limits.attempts_per_rung;
     match last.seen {
         Seen::Flawed(Hint::Continue) if may_continue(limits, past) => ask(last.rung, Why::Continue, Some(Hint::Continue)),
+        Seen::Unbound if !past.iter().any(|attempt| attempt.rung == last.rung && attempt.why == Why::Unbound) => {
+            ask(last.rung, Why::Unbound, None)
+        }
         Seen::Flawed(hint) if again => match reask(hint, past) {
             Some(why) => ask(last.rung, why, Some(hint)),
             None => climb(limits, last.rung),
@@ -84,9 +89,10 @@ fn ask(rung: usize, why: Why, hint: Option<Hint>) -> Step {
     Step::Ask { rung, why, hint, after: Duration::ZERO }
 }
 
-/// Continuations have a bound of their own, beside that on attempts.
+/// Continuations have a bound of their own, beside that on attempts, and leave one attempt to the next rung.
 fn may_continue(limits: &Limits, past: &[Past]) -> bool {
-    past.iter().filter(|attempt| attempt.why == Why::Continue).count() < limits.continuations
+    let spare = usize::from(past.last().is_some_and(|last| last.rung + 1 < limits.rungs));
+    past.len() + spare < limits.attempts && past.iter().filter(|attempt| attempt.why == Why::Continue).count() < limits.continuations
 }
 
 /// How the same model is asked again; `None` where it has already failed in the same way after the same change.
@@ -104,7 +110,7 @@ fn reask(hint: Hint, past: &[Past]) -> Option<Why> {
 mod tests {
     use super::*;
 
-    const SEEN: [Seen; 9] = [
+    const SEEN: [Seen; 10] = [
         Seen::Usable,
         Seen::Flawed(Hint::Continue),
         Seen::Flawed(Hint::Constrain),
@@ -113,6 +119,7 @@ mod tests {
         Seen::Fault { after: Duration::ZERO },
         Seen::Fault { after: Duration::from_secs(3600) },
         Seen::Unfit,
+        Seen::Unbound,
         Seen::Refused,
     ];
 

@@ -5,16 +5,18 @@ use std::sync::Arc;
 use async_stream::stream;
 use futures_util::StreamExt;
 use spectra_backends::chunk::{Finish, Usage};
-use spectra_backends::{Alarm, Ask, BackendError, ChatRequest, Chunk, ChunkStream, Phase};
-use tokio::time::{Instant, timeout_at};
+use spectra_backends::{Alarm, BackendError, ChatRequest, Chunk, ChunkStream, Continuation, Phase};
+use tokio::time::Instant;
 
-use crate::asking::{continuation, overlap};
+use crate::asking::{continuation, overlap, starts_over};
 use crate::climb::{cost_usd, summed};
 use crate::compose::{content_chunk, finish_chunk, usage_chunk};
 use crate::draft::rejudged;
+use crate::hedge::Opening;
+use crate::outside::{About, asked_outside};
 use crate::plan::Plan;
-use crate::trail::{Attempt, Trail, Verified, Why};
-use crate::verify::{Flaw, Verdict, Verifier};
+use crate::trail::{Trail, Verified, Why};
+use crate::verify::{Flaw, Judged, Verdict, Verifier};
 use crate::{Asked, Router};
 
 pub(crate) struct Flow {
@@ -79,6 +81,10 @@ impl Flow {
             drop(rest);
             let spent = Verifier::new(self.plan.checks.clone());
             let judged = std::mem::replace(&mut self.verifier, spent).finish();
+            let judged = match &end {
+                End::Over => self.checked(judged).await,
+                End::Cut(_) => judged,
+            };
             let verdict = match &end {
                 End::Cut(error) if ending.is_empty() => Verdict::Flawed(Flaw::Backend(error.clone())),
                 _ => judged.verdict,
@@ -117,6 +123,20 @@ impl Flow {
         })
     }
 
+    /// The judgement after the operator's checks that need more than the text: too late to change what was sent, not what is said of it.
+    async fn checked(&self, judged: Judged) -> Judged {
+        let about = About {
+            fleet: &self.router.fleet,
+            request: &self.request,
+            asked: &self.asked,
+            backend: &self.backend,
+            deadline: self.plan.deadline,
+        };
+        let (judged, made) = asked_outside(&self.plan.checks.settings().outside, judged, &about).await;
+        self.trail.write(|account| account.checked.extend(made));
+        judged
+    }
+
     /// Writes the first attempt's end into the trail.
     fn settle(&self, verdict: &Verdict, usage: Option<Usage>) {
         let verified = match verdict {
@@ -153,6 +173,10 @@ impl Flow {
             let rung = (self.rung + turn).min(self.plan.ladder.len() - 1);
             let so_far = format!("{sent}{text}");
             let Ok((more, finish, usage)) = self.go_on(rung, &so_far).await else { continue };
+            // What was sent cannot be taken back for another whole.
+            if starts_over(&so_far, &more) {
+                continue;
+            }
             text.push_str(&more[overlap(&so_far, &more)..]);
             sum = summed(sum, usage);
             if finish != Finish::Length {
@@ -167,26 +191,19 @@ impl Flow {
         let fleet = &self.router.fleet;
         let backend = fleet.pick(&self.plan.ladder[rung]);
         let facts = fleet.facts(&backend);
-        let by = facts.map_or(spectra_backends::Continuation::Instruction, |facts| facts.continues_by);
+        let by = facts.map_or(Continuation::Instruction, |facts| facts.continues_by);
         let began = Instant::now();
-        let attempt = Attempt {
+        let local = facts.is_some_and(|facts| facts.local);
+        let index = self.trail.begin_attempt(backend.clone(), rung, Why::Continue, local, began);
+        self.trail.write(|account| account.rescues += 1);
+        let opening = Opening {
+            fleet: fleet.clone(),
             backend: backend.clone(),
-            rung,
-            why: Why::Continue,
-            verdict: None,
-            usage: None,
-            cost_usd: 0.0,
-            local: facts.is_some_and(|facts| facts.local),
+            asked: self.asked.of_attempt(index),
             began,
-            first_chunk: None,
-            total: std::time::Duration::ZERO,
+            deadline: self.plan.deadline,
         };
-        let index = self.trail.write(|account| {
-            account.attempts.push(attempt);
-            account.rescues += 1;
-            account.attempts.len() - 1
-        });
-        let outcome = self.heard((&backend, index), so_far, by, began).await;
+        let outcome = self.heard(&opening, so_far, by).await;
         let verdict = match &outcome {
             Ok(_) => Verdict::Pass,
             Err(error) => Verdict::Flawed(Flaw::Backend(error.clone())),
@@ -198,30 +215,18 @@ impl Flow {
             attempt.verdict = Some(verdict);
             attempt.usage = usage;
             attempt.cost_usd = cost;
-            attempt.total = began.elapsed();
+            attempt.total = opening.began.elapsed();
         });
         outcome
     }
 
-    async fn heard(
-        &self,
-        (backend, index): (&str, usize),
-        so_far: &str,
-        by: spectra_backends::Continuation,
-        began: Instant,
-    ) -> Result<(String, Finish, Option<Usage>), BackendError> {
+    async fn heard(&self, opening: &Opening, so_far: &str, by: Continuation) -> Result<(String, Finish, Option<Usage>), BackendError> {
         let broken = |error: spectra_backends::chat::BadRequest| BackendError::Broken { what: error.message };
         let request = continuation(&self.request, so_far, by).map_err(broken)?;
-        let ask = Ask {
-            request,
-            deadline: self.plan.deadline,
-            request_id: self.asked.request_id.clone(),
-            traceparent: self.asked.of_attempt(index).traceparent.clone(),
-        };
-        let late = |_| BackendError::Timeout { phase: Phase::Total, after: began.elapsed() };
-        let mut reply = timeout_at(self.plan.deadline, self.router.fleet.call(backend, ask)).await.map_err(late)??;
+        let mut alarm = Alarm::at(opening.deadline);
+        let mut reply = opening.ask_within(&mut alarm, request).await?;
         let (mut text, mut finish, mut usage) = (String::new(), None, None);
-        while let Some(chunk) = timeout_at(self.plan.deadline, reply.chunks.next()).await.map_err(late)? {
+        while let Some(chunk) = alarm.before(reply.chunks.next()).await.ok_or_else(|| opening.late())? {
             let chunk = chunk?;
             usage = chunk.view.usage.or(usage);
             for choice in chunk.view.choices.into_iter().filter(|choice| choice.index == 0) {

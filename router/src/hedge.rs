@@ -48,7 +48,7 @@ impl Opening {
         Ok(Reply { headers, chunks: Box::pin(chunks) })
     }
 
-    fn late(&self) -> BackendError {
+    pub fn late(&self) -> BackendError {
         BackendError::Timeout { phase: Phase::Total, after: self.began.elapsed() }
     }
 }
@@ -84,7 +84,7 @@ mod tests {
     use std::collections::HashMap;
 
     use bytes::Bytes;
-    use spectra_backends::{Backend, Chunk, Continuation, Facts, Member, Price};
+    use spectra_backends::{Backend, Chunk, Facts, Member};
     use tower::service_fn;
 
     use super::*;
@@ -102,18 +102,7 @@ mod tests {
             let chunk = Chunk::parse(Bytes::from(text));
             Ok(Reply { headers: http::HeaderMap::new(), chunks: Box::pin(futures_util::stream::iter([chunk])) })
         }));
-        let facts = Facts {
-            context_tokens: None,
-            tools: true,
-            vision: true,
-            logprobs: true,
-            n_max: 1,
-            json_schema: true,
-            local: false,
-            price: Price::default(),
-            continues_by: Continuation::Instruction,
-        };
-        Member { backend, facts: Arc::new(facts) }
+        Member { backend, facts: Arc::new(Facts::open()) }
     }
 
     /// Late after 100 ms. `expected`: who won, and whether the second was asked.

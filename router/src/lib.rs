@@ -14,6 +14,7 @@ mod error;
 mod flow;
 mod hedge;
 mod lessons;
+pub mod outside;
 mod plan;
 pub mod repair;
 pub mod score;
@@ -33,7 +34,7 @@ use spectra_config as config;
 
 pub use error::RouteError;
 pub use plan::{Held, Plan};
-pub use trail::{Account, Attempt, Ended, Trail, Verified, Why};
+pub use trail::{Account, Attempt, Checked, Ended, Said, Trail, Verified, Why};
 
 use affinity::Affinity;
 use climb::Climb;
@@ -149,9 +150,23 @@ struct Chosen<'a> {
 }
 
 impl Router {
+    /// A router whose operator's checks know no programs and no endpoints: those fail whenever they are made.
+    ///
     /// # Errors
-    /// If the weights file that the config names cannot be read.
+    /// As [`Self::probing`].
     pub fn new(config: &config::Config, fleet: Fleet) -> Result<Self, BuildError> {
+        Self::probing(config, fleet, &|_| Arc::new(outside::Nobody))
+    }
+
+    /// `probe` makes what reaches the program or the endpoint of an operator's check.
+    ///
+    /// # Errors
+    /// If the weights file that the config names cannot be read, or the schema of an operator's check cannot be used.
+    pub fn probing(
+        config: &config::Config,
+        fleet: Fleet,
+        probe: &dyn Fn(&config::Own) -> Arc<dyn outside::Probe>,
+    ) -> Result<Self, BuildError> {
         let weights = match &config.router.weights {
             None => Weights::builtin(),
             Some(path) => read_weights(path).map_err(|why| BuildError(format!("cannot use the weights in {path}: {why}")))?,
@@ -164,7 +179,14 @@ impl Router {
             scorer: Arc::new(Scorer::new(weights, score::Settings::default())),
             weights: config.router.weights.clone(),
             policy: Policy::new(rule, explore),
-            routes: config.routes.iter().map(|(name, route)| (Arc::from(name.as_str()), Route::new(name, route, &config.verify))).collect(),
+            routes: config
+                .routes
+                .iter()
+                .map(|(name, route)| {
+                    let made = Route::new(name, route, &config.verify, probe);
+                    made.map(|route| (Arc::from(name.as_str()), route)).map_err(|why| BuildError(format!("a check of route {name}: {why}")))
+                })
+                .collect::<Result<_, _>>()?,
             local: config.router.local.get_ref().as_str().into(),
             strong: config.router.strong.get_ref().as_str().into(),
             aliases: config.aliases.iter().map(|(alias, target)| (alias.clone(), target.get_ref().clone())).collect(),
@@ -180,8 +202,13 @@ impl Router {
     ///
     /// # Errors
     /// As `new`.
-    pub fn next(&self, config: &config::Config, fleet: Fleet) -> Result<Self, BuildError> {
-        let mut next = Self::new(config, fleet)?;
+    pub fn next(
+        &self,
+        config: &config::Config,
+        fleet: Fleet,
+        probe: &dyn Fn(&config::Own) -> Arc<dyn outside::Probe>,
+    ) -> Result<Self, BuildError> {
+        let mut next = Self::probing(config, fleet, probe)?;
         // A file of weights may have been written anew under the same name.
         if next.weights.is_none() && self.weights.is_none() {
             next.scorer = self.scorer.clone();

@@ -10,7 +10,8 @@ use tokio::time::Instant;
 
 use crate::cascade::Cascade;
 use crate::constraints::unfit;
-use crate::verify::{Checks, Settings};
+use crate::outside::{Outside, Probe};
+use crate::verify::{Checks, Custom, Rule, Schema, Settings};
 
 /// What will be done for one request.
 #[derive(Clone, Debug)]
@@ -53,14 +54,19 @@ pub(crate) struct Route {
 }
 
 impl Route {
-    pub fn new(name: &str, route: &config::Route, verify: &config::Verify) -> Self {
+    pub fn new(
+        name: &str,
+        route: &config::Route,
+        verify: &config::Verify,
+        probe: &dyn Fn(&config::Own) -> Arc<dyn Probe>,
+    ) -> Result<Self, String> {
         let rungs = route
             .rungs()
             .iter()
             .map(|rung| rung.backends().into_iter().map(|(name, weight)| (Arc::from(name), weight)).collect())
             .collect();
-        let settings = settings(route.verify.as_ref().unwrap_or(verify));
-        Self { name: name.into(), rungs, settings, config: route.clone() }
+        let settings = settings(route.verify.as_ref().unwrap_or(verify), probe)?;
+        Ok(Self { name: name.into(), rungs, settings, config: route.clone() })
     }
 
     /// The same route with one backend only: a caller named it.
@@ -116,18 +122,20 @@ fn held(hold: config::Hold, request: &ChatRequest, checks: &Checks) -> Held {
         config::Hold::Whole => Held::Whole,
         config::Hold::First(chunks) => Held::First(chunks),
         config::Hold::Auto if checks.is_off() => Held::First(1),
+        config::Hold::Auto if checks.has_own() => Held::Whole,
         config::Hold::Auto if checks.wants_json() || !view.tools.is_empty() || view.n > 1 => Held::Whole,
         config::Hold::Auto => Held::First(1),
     }
 }
 
 /// The operator's switches in the verifier's terms.
-fn settings(verify: &config::Verify) -> Settings {
+fn settings(verify: &config::Verify, probe: &dyn Fn(&config::Own) -> Arc<dyn Probe>) -> Result<Settings, String> {
     if !verify.enabled {
-        return Settings::off();
+        return Ok(Settings::off());
     }
     let checks = &verify.checks;
-    Settings {
+    let custom = verify.own.iter().filter_map(|(name, own)| Some(rule(own)?.map(|rule| Custom { name: name.as_str().into(), rule })));
+    Ok(Settings {
         json: checks.json,
         schema: checks.schema,
         tools: checks.tools,
@@ -140,8 +148,22 @@ fn settings(verify: &config::Verify) -> Settings {
         code: checks.code,
         fenced_code: checks.code,
         least_logprob: checks.min_mean_logprob,
+        least_margin: checks.min_mean_margin,
+        custom: custom.collect::<Result<_, _>>()?,
+        outside: verify.own.iter().filter_map(|(name, own)| Outside::of(name, own, probe)).collect(),
         repair: verify.repair,
         coerce: verify.coerce,
-        ..Settings::default()
+    })
+}
+
+/// The operator's check as a rule for the text; `None` for one that needs more.
+fn rule(own: &config::Own) -> Option<Result<Rule, String>> {
+    let regex = |pattern: &str| regex::Regex::new(pattern).map_err(|error| error.to_string());
+    if let Some(pattern) = &own.matches {
+        return Some(regex(pattern).map(Rule::Matches));
     }
+    if let Some(pattern) = &own.lacks {
+        return Some(regex(pattern).map(Rule::Lacks));
+    }
+    own.schema.as_deref().map(|text| Schema::compile(text).map(|schema| Rule::Schema(Arc::new(schema))))
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use parking_lot::Mutex;
 use spectra_backends::chunk::Finish;
-use spectra_backends::{Ask, Backend, BackendError, ChatRequest, Chunk, Continuation, Facts, Fleet, Member, Price, Reply};
+use spectra_backends::{Ask, Backend, BackendError, ChatRequest, Chunk, Facts, Fleet, Member, Price, Reply};
 use tower::service_fn;
 
 use crate::{Asked, RouteError, Router, Trail, Verified};
@@ -40,6 +40,22 @@ enum Say {
 
 type Asks = Arc<Mutex<Vec<String>>>;
 
+/// What the program of an operator's check says: `Ok(None)` is usable, `Err` a check that could not be made.
+type Word = Result<Option<&'static str>, &'static str>;
+
+#[derive(Debug)]
+struct Words(Mutex<Vec<Word>>);
+
+impl crate::outside::Probe for Words {
+    fn ask<'a>(&'a self, subject: &'a str) -> std::pin::Pin<Box<dyn Future<Output = Result<Option<String>, String>> + Send + 'a>> {
+        let subject: serde_json::Value = serde_json::from_str(subject).unwrap();
+        assert!(subject["asked"] == "Say hello" && subject["text"].is_string(), "{subject}");
+        let mut words = self.0.lock();
+        let word = if words.len() > 1 { words.remove(0) } else { words[0] };
+        Box::pin(async move { word.map(|why| why.map(str::to_owned)).map_err(str::to_owned) })
+    }
+}
+
 /// A backend that gives its answers in turn, the last one for ever, and writes down what it was asked.
 fn scripted(name: &'static str, script: &'static [Say], local: bool, asks: &Asks) -> (String, Member) {
     let (turn, asks) = (Arc::new(Mutex::new(0)), asks.clone());
@@ -50,17 +66,7 @@ fn scripted(name: &'static str, script: &'static [Say], local: bool, asks: &Asks
         let told = ask.request.view().logprobs;
         async move { reply(script[at], ask.request.view().stream, told) }
     }));
-    let facts = Facts {
-        context_tokens: Some(100_000),
-        tools: true,
-        vision: true,
-        logprobs: true,
-        n_max: 4,
-        json_schema: true,
-        local,
-        price: Price { input: 1.0, output: 1.0 },
-        continues_by: Continuation::Instruction,
-    };
+    let facts = Facts { context_tokens: Some(100_000), local, price: Price { input: 1.0, output: 1.0 }, ..Facts::open() };
     (name.to_owned(), Member { backend, facts: Arc::new(facts) })
 }
 
@@ -134,10 +140,16 @@ async fn ask(case: &Case, stream: bool) -> (Result<Got, RouteError>, Vec<String>
 }
 
 async fn ask_under(config: &str, case: &Case, stream: bool) -> (Result<Got, RouteError>, Vec<String>, crate::Account) {
+    ask_checked(config, case, stream, &[]).await
+}
+
+/// As `ask_under`; the programs of operators' checks say what `probe` says, in turn.
+async fn ask_checked(config: &str, case: &Case, stream: bool, probe: &[Word]) -> (Result<Got, RouteError>, Vec<String>, crate::Account) {
     let asks = Asks::default();
     let fleet = Fleet::new(HashMap::from([scripted("weak", case.weak, true, &asks), scripted("solid", case.solid, false, &asks)]));
     let config = spectra_config::Config::parse(config, "test", &|_| None).unwrap();
-    let router = Arc::new(Router::new(&config, fleet).unwrap());
+    let words = Arc::new(Words(Mutex::new(probe.to_vec())));
+    let router = Arc::new(Router::probing(&config, fleet, &|_| words.clone()).unwrap());
     let body = format!(r#"{{"stream":{stream},"messages":[{{"role":"user","content":"Say hello"}}],{}}}"#, case.body);
     let request = ChatRequest::parse(body.into_bytes().into()).unwrap();
     let trail = Trail::default();
@@ -309,4 +321,64 @@ async fn a_local_answer_that_its_model_doubts_is_escalated_before_anything_is_se
     let outside = config.replace("[0.0, 1.0]", "[0.0, 0.01]");
     let case = Case { weak: &[Say::Sure("I am quite sure", -2.5)], solid: &[Say::Text("Certainly")], body: auto };
     assert_eq!(ask_under(&outside, &case, true).await.0.unwrap().text, "I am quite sure");
+}
+
+/// An operator's check: what it says, what the caller gets after which questions, and what the account says of it.
+async fn check_own(more: &str, probe: &[Word], weak: &'static [Say], expected: Result<&str, ()>, asked: &[&str], said: &[&str]) {
+    for stream in [false, true] {
+        let case = Case { weak, solid: &[Say::Text("from solid")], body: LOCAL };
+        let (got, asks, account) = ask_checked(&format!("{CONFIG}{more}"), &case, stream, probe).await;
+        assert_eq!(got.map(|got| got.text).map_err(drop), expected.map(str::to_owned), "stream {stream}, {asks:?}");
+        assert_eq!(asks, asked, "stream {stream}");
+        let made: Vec<&str> = account.checked.iter().map(|checked| checked.said.as_str()).collect();
+        assert_eq!(made, said, "stream {stream}");
+    }
+}
+
+#[tokio::test]
+async fn an_operators_check_is_heard_and_its_failure_does_what_the_config_says() {
+    const PASSING: &str = "[verify.own.rules]\ncommand = [\"x\"]\n";
+    const REFUSING: &str = "[verify.own.rules]\ncommand = [\"x\"]\non_failure = \"refuse\"\n";
+    let hello = &[Say::Text("Hello there")];
+    check_own(PASSING, &[Ok(None)], hello, Ok("Hello there"), &["weak:1"], &["usable"]).await;
+    check_own(PASSING, &[Ok(Some("rude")), Ok(None)], hello, Ok("Hello there"), &["weak:1", "weak:3"], &["unusable", "usable"]).await;
+    let twice = [Ok(Some("rude")), Ok(Some("rude")), Ok(None)];
+    check_own(PASSING, &twice, hello, Ok("from solid"), &["weak:1", "weak:3", "solid:1"], &["unusable", "unusable", "usable"]).await;
+    check_own(PASSING, &[Err("crashed")], hello, Ok("Hello there"), &["weak:1"], &["failed"]).await;
+    check_own(REFUSING, &[Err("crashed"), Ok(None)], hello, Ok("Hello there"), &["weak:1", "weak:3"], &["failed", "usable"]).await;
+}
+
+#[tokio::test]
+async fn a_local_model_may_be_asked_about_its_own_answer() {
+    const SELF: &str = "[verify.own.look]\nask = \"self\"\n";
+    let says = |word: &'static str| -> &'static [Say] { Box::leak(Box::new([Say::Text("Hello there"), Say::Text(word)])) };
+    check_own(SELF, &[], says("yes"), Ok("Hello there"), &["weak:1", "weak:1"], &["usable"]).await;
+    check_own(SELF, &[], says("{\"usable\": \"yes\"}"), Ok("Hello there"), &["weak:1", "weak:1"], &["usable"]).await;
+    check_own(SELF, &[], says("perhaps"), Ok("Hello there"), &["weak:1", "weak:1"], &["failed"]).await;
+    // It says no; asked again it says "no" for an answer, and no once more; the hosted model is not asked about itself.
+    let asked = ["weak:1", "weak:1", "weak:3", "weak:1", "solid:1"];
+    check_own(SELF, &[], says("No."), Ok("from solid"), &asked, &["unusable", "unusable"]).await;
+}
+
+#[tokio::test]
+async fn a_regex_and_a_schema_of_the_operators_are_checks_too() {
+    const TEXT: &str = "[verify.own.keys]\nlacks = 'sk-[a-z]+'\n[verify.own.polite]\nmatches = '^Hello'\n";
+    let scripts: [(&'static [Say], &[&str]); 3] = [
+        (&[Say::Text("Hello there")], &["weak:1"]),
+        (&[Say::Text("Hello sk-abc"), Say::Text("Hello there")], &["weak:1", "weak:3"]),
+        (&[Say::Text("Go away"), Say::Text("Hello there")], &["weak:1", "weak:3"]),
+    ];
+    for (weak, asked) in scripts {
+        check_own(TEXT, &[], weak, Ok("Hello there"), asked, &[]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_model_that_cannot_be_held_to_the_form_is_told_it_in_words_and_verified() {
+    let unsupported = Say::Status(501, r#"{"error":{"code":"constraint_unsupported"}}"#);
+    for (words, asked) in [(Say::Text(r#"{"a": 1}"#), &["weak:1", "weak:2"][..]), (Say::Text("no json"), &["weak:1", "weak:2", "solid:1"])]
+    {
+        let weak: &'static [Say] = Box::leak(Box::new([unsupported, words]));
+        check(Case { weak, solid: &[Say::Text(r#"{"a": 1}"#)], body: JSON }, r#"{"a": 1}"#, asked, Verified::Ok).await;
+    }
 }

@@ -36,6 +36,26 @@ impl Trail {
         });
     }
 
+    /// Writes down that a backend is being asked; answers the attempt's index.
+    pub(crate) fn begin_attempt(&self, backend: Arc<str>, rung: usize, why: Why, local: bool, began: Instant) -> usize {
+        let attempt = Attempt {
+            backend,
+            rung,
+            why,
+            verdict: None,
+            usage: None,
+            cost_usd: 0.0,
+            local,
+            began,
+            first_chunk: None,
+            total: Duration::ZERO,
+        };
+        self.write(|account| {
+            account.attempts.push(attempt);
+            account.attempts.len() - 1
+        })
+    }
+
     pub(crate) fn write<T>(&self, write: impl FnOnce(&mut Account) -> T) -> T {
         write(&mut self.0.lock())
     }
@@ -63,13 +83,46 @@ pub struct Account {
     pub rescues: u32,
     /// Usage of the delivered answer, summed over what it was joined from.
     pub usage: Option<Usage>,
+    /// Checks of the operator's that need more than the text, as they were made.
+    pub checked: Vec<Checked>,
+}
+
+/// One such check.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    pub name: Arc<str>,
+    pub said: Said,
+    pub total: Duration,
+    pub cost_usd: f64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Said {
+    Usable,
+    Unusable,
+    /// The check could not be made.
+    Failed,
+}
+
+impl Said {
+    pub const ALL: [Self; 3] = [Self::Usable, Self::Unusable, Self::Failed];
+
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Usable => "usable",
+            Self::Unusable => "unusable",
+            Self::Failed => "failed",
+        }
+    }
 }
 
 impl Account {
-    /// USD of all attempts.
+    /// USD of all attempts, and of the models that checked them.
     #[must_use]
     pub fn cost_usd(&self) -> f64 {
-        self.attempts.iter().map(|attempt| attempt.cost_usd).sum()
+        let checked: f64 = self.checked.iter().map(|checked| checked.cost_usd).sum();
+        self.attempts.iter().map(|attempt| attempt.cost_usd).sum::<f64>() + checked
     }
 }
 
@@ -98,6 +151,8 @@ pub enum Why {
     First,
     /// The same model, told what was wrong.
     Reask,
+    /// The same model, which cannot be held to the wanted form while it writes: told in words, and verified.
+    Unbound,
     /// The same model, with more room for the answer.
     MoreTokens,
     /// Goes on from the text that was there.
@@ -111,7 +166,8 @@ pub enum Why {
 }
 
 impl Why {
-    pub const ALL: [Self; 7] = [Self::First, Self::Reask, Self::MoreTokens, Self::Continue, Self::Retry, Self::Escalate, Self::Hedge];
+    pub const ALL: [Self; 8] =
+        [Self::First, Self::Reask, Self::Unbound, Self::MoreTokens, Self::Continue, Self::Retry, Self::Escalate, Self::Hedge];
 
     /// Stable name for metric labels and ledger rows.
     #[must_use]
@@ -119,6 +175,7 @@ impl Why {
         match self {
             Self::First => "first",
             Self::Reask => "reask",
+            Self::Unbound => "unbound",
             Self::MoreTokens => "more_tokens",
             Self::Continue => "continue",
             Self::Retry => "retry",

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use parking_lot::Mutex;
-use spectra_backends::{Backend, Continuation, Facts, Fleet, Member, Price};
+use spectra_backends::{Backend, Facts, Fleet, Member};
 use spectra_config::Config;
 use spectra_gateway::{Gateway, Listeners, Live, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -53,17 +53,7 @@ impl Spectra {
     /// As `Gateway::with_fleet`.
     pub async fn on(config: &str, backends: impl IntoIterator<Item = (&'static str, Backend)>) -> anyhow::Result<Self> {
         let config = Config::parse(config, "test.toml", &|_| None)?;
-        let facts = Facts {
-            context_tokens: None,
-            tools: true,
-            vision: false,
-            logprobs: true,
-            n_max: 8,
-            json_schema: true,
-            local: false,
-            price: Price::default(),
-            continues_by: Continuation::Instruction,
-        };
+        let facts = Facts { vision: false, n_max: 8, ..Facts::open() };
         let member = |(name, backend): (&str, Backend)| (name.to_owned(), Member { backend, facts: Arc::new(facts.clone()) });
         let fleet = Fleet::new(backends.into_iter().map(member).collect());
         Self::run(Gateway::with_fleet(on_free_ports(config), fleet)?).await

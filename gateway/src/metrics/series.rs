@@ -19,6 +19,7 @@ const NONE: &str = "none";
 /// The label for a name that is not in the config.
 const OTHER: &str = "other";
 
+const WHY: [&str; 8] = ["first", "reask", "unbound", "more_tokens", "continue", "retry", "escalate", "hedge"];
 const VERIFIED: [&str; 4] = ["ok", "repaired", "failed", "skipped"];
 const TENTHS: [&str; 10] = ["0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9", "1.0"];
 /// Reasons of a route that was not chosen by score.
@@ -105,6 +106,12 @@ impl Series {
                 for reason in Flaw::KINDS.into_iter().chain(BackendError::KINDS) {
                     families.attempts.escalations.with_label_values(&[pair[0].as_str(), pair[1].as_str(), reason]);
                 }
+            }
+        }
+        let own = config.routes.values().filter_map(|route| route.verify.as_ref()).chain([&config.verify]).flat_map(|verify| &verify.own);
+        for (name, _) in own.filter(|(_, own)| own.needs_more_than_text()) {
+            for said in spectra_router::Said::ALL {
+                families.attempts.checks.with_label_values(&[name.as_str(), said.as_str()]);
             }
         }
         seed_rest(families);

@@ -224,7 +224,7 @@ fn chosen(text: &str, mut candidates: Vec<Candidate>, given: &Given<'_>) -> Resu
     }
     let mut rest = candidates.into_iter();
     let first = rest.next().ok_or(None)?;
-    if in_code(text, &first) {
+    if in_code(text, &first) || (rest.len() == 0 && in_passing(text, &first)) {
         return Err(Some(Why::Ambiguous("the JSON is part of something else")));
     }
     let mut repeated = false;
@@ -256,16 +256,42 @@ fn in_code(text: &str, candidate: &Candidate) -> bool {
         return false;
     }
     let before = text[..candidate.start].trim_end();
-    if before.ends_with(['=', '+', ',', '{', '[', '&', '|']) || before.ends_with("return") {
+    if before.ends_with(['=', '+', ',', '{', '[', '&', '|']) || before.ends_with("return") || (candidate.fenced && in_program(before)) {
         return true;
     }
     let yaml = |line: &&str| {
         let line = line.trim_start().trim_start_matches("- ");
         let key = line.find(|c: char| !(c.is_alphanumeric() || "_-.".contains(c))).unwrap_or(line.len());
-        key > 0 && (line[key..].starts_with(": ") || &line[key..] == ":")
+        // "User: …", "Action: …" are labels of a conversation.
+        let label = line.starts_with(char::is_uppercase);
+        key > 0 && !label && (line[key..].starts_with(": ") || &line[key..] == ":")
     };
     let lines = text.lines().filter(|line| !line.trim().is_empty());
     before.ends_with(':') && lines.filter(yaml).count() >= 2
+}
+
+/// The fence that is open at the end of `before` holds a program, and its code has begun.
+fn in_program(before: &str) -> bool {
+    let Some((_, inside)) = before.rsplit_once("```") else { return false };
+    let Some((label, _)) = inside.split_once('\n') else { return false };
+    let label = label.trim().to_ascii_lowercase();
+    ["python", "py", "bash", "sh", "shell", "console", "ruby", "go", "rust", "java", "yaml", "yml", "xml", "html"].contains(&label.as_str())
+}
+
+/// A bracket or two in a sentence, or an example of what is not given: the only JSON of the text, and still not the answer.
+fn in_passing(text: &str, candidate: &Candidate) -> bool {
+    let before = text[..candidate.start].trim_end();
+    let behind = text[candidate.found.end..].trim_start();
+    if !candidate.inline || candidate.fenced || before.ends_with([':', '>', '(', '`', '"', '\'', '*']) {
+        return false;
+    }
+    let goes_on = behind.starts_with(|c: char| c.is_alphanumeric() || c == '.' || c == ',');
+    if is_small(&candidate.found.text) {
+        return goes_on || behind.is_empty() && before.ends_with(char::is_alphanumeric) && !before.contains('\n');
+    }
+    let example = ["for example", "for instance", "such as", "e.g.", " like"];
+    let lower = before.to_lowercase();
+    example.iter().any(|words| lower.ends_with(words)) && (goes_on || crate::verify::is_refusal(before))
 }
 
 /// A string at the root that holds JSON, with line breaks that JSON strings may not have.

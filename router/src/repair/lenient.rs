@@ -468,8 +468,35 @@ fn elides(comment: &str) -> bool {
         return true;
     }
     let words = comment.to_ascii_lowercase();
-    let said =
-        ["rest of", "remaining", "omitted", "truncated", "and so on", "same as", "similar", "repeat for", "etc", "abbreviated", "continue"];
+    let said = [
+        "rest of",
+        "the rest",
+        "remaining",
+        "omitted",
+        "truncated",
+        "and so on",
+        "same as",
+        "similar",
+        "repeat for",
+        "etc",
+        "abbreviated",
+        "continue",
+        "the others",
+        "unchanged",
+        "add more",
+        "and more",
+        "more here",
+        "goes here",
+        "go here",
+        "add your",
+        "todo: add",
+        "not shown",
+        "left out",
+        "as above",
+        "as before",
+        "see above",
+        "snip",
+    ];
     let more = ["more ", "other ", "additional "];
     let things = ["item", "entr", "element", "field", "file", "object", "row", "record", "propert", "key", "value", "user", "data"];
     said.iter().any(|phrase| words.contains(phrase))

@@ -225,20 +225,25 @@ fn finished(text: String, mut stages: Vec<Stage>) -> Repaired {
 /// An object or array that was packed into a JSON string.
 fn unpacked(text: &str, given: &Given<'_>) -> Option<Repaired> {
     let trimmed = text.trim();
-    if given.string_wanted || !trimmed.starts_with('"') || given.fits.is_some_and(|fits| fits(text)) {
+    if given.string_wanted || !trimmed.starts_with('"') {
         return None;
     }
+    // A schema that says nothing of types lets the string pass; if what is in it fits too, that is what was meant.
+    let stays = given.fits.is_some_and(|fits| fits(text));
+    let meant = |inner: &str| !stays || given.fits.is_some_and(|fits| fits(inner));
     let inner: String = serde_json::from_str(trimmed).ok()?;
     if !inner.trim_start().starts_with(['{', '[']) {
         return None;
     }
     let stages = vec![Stage::DoubleEncoding];
     if Scan::whole(&inner).is_ok() {
-        return Some(Repaired::Mended { text: inner, stages });
+        return meant(&inner).then_some(Repaired::Mended { text: inner, stages });
     }
     // A string that only begins like JSON is a string.
     match bare::only_value(&inner, &Given { cut_by_length: true, ..*given }) {
-        Repaired::Mended { text, stages: more } => Some(Repaired::Mended { text, stages: stages.into_iter().chain(more).collect() }),
+        Repaired::Mended { text, stages: more } if meant(&text) => {
+            Some(Repaired::Mended { text, stages: stages.into_iter().chain(more).collect() })
+        }
         _ => None,
     }
 }

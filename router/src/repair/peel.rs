@@ -88,7 +88,7 @@ fn thought(text: &str) -> Option<Option<usize>> {
         return None;
     }
     let close = "</think>";
-    let at = trimmed.find(close)?;
+    let at = trimmed.find(close).filter(|at| !trimmed[..*at].contains("<think>"))?;
     Some(Some(lead + at + close.len()))
 }
 

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use regex::Regex;
 use spectra_backends::ChatRequest;
-use spectra_backends::chat::{BadRequest, Format, Role, ToolChoice};
+use spectra_backends::chat::{BadRequest, Format, ToolChoice};
 
 use super::schema::{Schema, SchemaCache};
+use crate::outside::Outside;
 
 /// Which checks a route makes of its answers, and what it may do to mend them.
 #[derive(Clone, Debug)]
@@ -36,6 +37,8 @@ pub struct Settings {
     pub least_margin: Option<f32>,
     /// The operator's own.
     pub custom: Vec<Custom>,
+    /// The operator's own that need more than the text.
+    pub outside: Vec<Outside>,
     /// Mend syntax.
     pub repair: bool,
     /// Bend values to the schema.
@@ -76,6 +79,7 @@ impl Default for Settings {
             least_logprob: None,
             least_margin: None,
             custom: Vec::new(),
+            outside: Vec::new(),
             repair: true,
             coerce: false,
         }
@@ -101,6 +105,7 @@ impl Settings {
             least_logprob: None,
             least_margin: None,
             custom: Vec::new(),
+            outside: Vec::new(),
             repair: false,
             coerce: false,
         }
@@ -139,6 +144,7 @@ impl Settings {
             least_logprob: self.least_logprob,
             least_margin: self.least_margin,
             custom: self.custom.clone(),
+            outside: self.outside.clone(),
             repair: self.repair,
             coerce: self.coerce,
             ..Self::off()
@@ -191,7 +197,11 @@ impl Settings {
             self.code,
             self.fenced_code,
         ];
-        !switches.contains(&true) && self.least_logprob.is_none() && self.least_margin.is_none() && self.custom.is_empty()
+        !switches.contains(&true)
+            && self.least_logprob.is_none()
+            && self.least_margin.is_none()
+            && self.custom.is_empty()
+            && self.outside.is_empty()
     }
 }
 
@@ -258,6 +268,12 @@ impl Checks {
         matches!(self.wanted, Wanted::Json { .. })
     }
 
+    /// The operator has checks of its own, which look at whole answers.
+    #[must_use]
+    pub fn has_own(&self) -> bool {
+        !self.settings.custom.is_empty() || !self.settings.outside.is_empty()
+    }
+
     /// True if nothing is checked: the answer goes out as `skipped`.
     #[must_use]
     pub fn is_off(&self) -> bool {
@@ -290,7 +306,7 @@ impl SchemaCache {
             let schema = tool.parameters.as_deref().map(|text| compiled(text, format!("tools[{at}].function.parameters"))).transpose()?;
             tools.push(ToolCheck { name: tool.name.clone(), schema });
         }
-        let asked = view.messages.iter().rev().find(|message| message.role == Role::User).map(|message| Arc::from(message.text.as_str()));
+        let asked = Some(request.last_user_text()).filter(|text| !text.is_empty()).map(Arc::from);
         let limited = view.max_tokens.is_some();
         Ok(Arc::new(Checks { settings, wanted, tools, tool_choice: view.tool_choice.clone(), limited, asked }))
     }

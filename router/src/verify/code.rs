@@ -165,6 +165,9 @@ pub fn fault(language: Language, code: &str) -> Option<Fault> {
         return None;
     }
     let tree = parsed(language, code)?;
+    if language == Language::Sql && super::sql::is_cut(code) {
+        return Some(Fault { line: line_of(code, code.len()), why: "the code ends too early".into() });
+    }
     let fault = fault_in(language, code, &tree)?;
     // Its grammar knows one dialect of many; what is SQL in any of them passes.
     (language != Language::Sql || !super::sql::is_some_sql(code)).then_some(fault)

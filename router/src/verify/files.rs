@@ -55,7 +55,7 @@ pub(super) fn judge_file(path: &str, content: &str, settings: &Settings) -> Resu
         return Err(Flaw::Placeholder { at: path.to_owned(), why });
     }
     if settings.code
-        && let Some(language) = Language::of_path(path).filter(|_| !has_comments_by_habit(path))
+        && let Some(language) = Language::of_path(path).filter(|_| !has_comments_by_habit(path) && !path.ends_with(".d.ts"))
         && let Some(fault) = code::fault(language, content)
     {
         return Err(Flaw::BadCode { language: language.as_str(), line: fault.line, why: format!("{path}: {}", fault.why) });
@@ -65,13 +65,19 @@ pub(super) fn judge_file(path: &str, content: &str, settings: &Settings) -> Resu
 
 /// A file, if the object carries one: a path with an ending or a well-known name, and a text.
 fn file_in(map: &Map<String, Value>) -> Option<(&str, &str)> {
-    let text = |names: &[&str]| names.iter().find_map(|name| map.get(*name)).and_then(Value::as_str);
-    let path = text(&PATHS)?;
-    let content = text(&CONTENTS)?;
+    let (path, content) = given(map)?;
     let name = path.rsplit('/').next().unwrap_or(path);
     let looks_like_path =
         path.len() < 400 && !path.contains('\n') && !path.contains("://") && (name.contains('.') || path.contains('/') || is_known(name));
-    looks_like_path.then_some((path, content))
+    // The schema's own words for an example: {"path": "string", "content": "string"}.
+    let example = placeholder::is_a_word_for_content(path) && placeholder::is_a_word_for_content(content);
+    (looks_like_path || example).then_some((path, content))
+}
+
+/// What an object gives as a path and a content, whatever the path looks like.
+fn given(map: &Map<String, Value>) -> Option<(&str, &str)> {
+    let text = |names: &[&str]| names.iter().find_map(|name| map.get(*name)).and_then(Value::as_str);
+    Some((text(&PATHS)?, text(&CONTENTS)?)).filter(|(path, _)| !path.contains("://") || path.starts_with("file:"))
 }
 
 fn is_known(name: &str) -> bool {
@@ -98,8 +104,15 @@ fn unsafe_path(path: &str) -> Option<&'static str> {
     if path.split(['/', '\\']).any(|part| part == "..") {
         return Some("leaves the project's folder");
     }
-    if path.starts_with(['/', '\\', '~']) || drive {
+    // `/users/{id}` is a route, not a file.
+    let system = ["etc", "usr", "var", "home", "root", "tmp", "opt", "bin", "dev", "proc", "sys", "app"];
+    let name = path.rsplit('/').next().unwrap_or(path);
+    let file = name.contains('.') || path.split('/').nth(1).is_some_and(|first| system.contains(&first));
+    if path.starts_with(['\\', '~']) || drive || (path.starts_with('/') && file) || path.starts_with("file:") {
         return Some("is absolute");
+    }
+    if path.trim_matches([' ', '.', '/']).is_empty() {
+        return Some("names no file");
     }
     path.contains('\0').then_some("holds a NUL")
 }
@@ -110,7 +123,7 @@ fn sound_paths(list: &[Value], settings: &Settings) -> Result<(), Flaw> {
         return Ok(());
     }
     let mut seen = std::collections::HashMap::new();
-    for (path, content) in list.iter().filter_map(Value::as_object).filter_map(file_in) {
+    for (path, content) in list.iter().filter_map(Value::as_object).filter_map(given) {
         if let Some(why) = unsafe_path(path) {
             return Err(Flaw::Custom { check: "file_path".into(), why: format!("{path:?} {why}") });
         }

@@ -22,6 +22,7 @@ pub use crate::repair::Stage;
 pub use checks::{Checks, Custom, Rule, Settings};
 pub use feedback::{Hint, feedback, next_ask_hint};
 pub use schema::{Schema, SchemaCache};
+pub(crate) use text::{excerpt, is_refusal};
 pub use verifier::Verifier;
 
 /// What is wrong with an answer.
@@ -202,29 +203,10 @@ pub struct JudgedCall {
     pub mended: Option<String>,
 }
 
-/// An operator's check that needs more than the text: a command, an HTTP endpoint, another model. Who builds the router brings it.
-pub trait Outside: Send + Sync + std::fmt::Debug {
-    /// The check's name, for `Flaw::Custom`.
-    fn name(&self) -> &str;
-    /// `Err` with the reason if the text is not usable. A check that cannot be made should pass and be counted, not fail every answer.
-    fn ask<'a>(&'a self, text: &'a str) -> std::pin::Pin<Box<dyn Future<Output = Result<(), String>> + Send + 'a>>;
-}
-
-impl Judged {
-    /// Puts an answer that is usable so far to the operator's outside checks, in their order; the first no counts.
+impl JudgedChoice {
+    /// The text to deliver.
     #[must_use]
-    pub async fn asked_outside(mut self, checks: &[std::sync::Arc<dyn Outside>]) -> Self {
-        if !self.verdict.is_usable() {
-            return self;
-        }
-        for choice in self.choices.iter().filter(|choice| choice.tool_calls.is_empty()) {
-            for check in checks {
-                if let Err(why) = check.ask(choice.mended.as_deref().unwrap_or(&choice.text)).await {
-                    self.verdict = Verdict::Flawed(Flaw::Custom { check: check.name().to_owned(), why });
-                    return self;
-                }
-            }
-        }
-        self
+    pub fn said(&self) -> &str {
+        self.mended.as_deref().unwrap_or(&self.text)
     }
 }

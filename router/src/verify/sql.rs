@@ -6,6 +6,12 @@ const VERBS: &str = "select insert update delete create alter drop with begin co
     refresh reindex show describe desc values table if else end go load import attach detach reset security \
     cluster listen notify prepare deallocate fetch close open return raise while for loop delimiter";
 
+/// A string, a comment or a parenthesis that does not end.
+pub(super) fn is_cut(code: &str) -> bool {
+    let Some(bare) = without_strings(code) else { return true };
+    bare.matches('(').count() > bare.matches(')').count()
+}
+
 /// Balanced quotes and parentheses, and every statement begins with a word that statements begin with.
 pub(super) fn is_some_sql(code: &str) -> bool {
     let Some(bare) = without_strings(code) else { return false };

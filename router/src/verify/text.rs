@@ -68,7 +68,7 @@ pub(super) fn loop_at_end(text: &[u8], back_max: usize) -> Option<Loop> {
 }
 
 /// The first characters of a text, cut at `chars`.
-pub(super) fn excerpt(text: &str, chars: usize) -> String {
+pub(crate) fn excerpt(text: &str, chars: usize) -> String {
     match text.char_indices().nth(chars) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
@@ -106,11 +106,30 @@ const REFUSALS: [&str; 26] = [
 ];
 
 /// A text that declines: it is short, holds no JSON, and says so at its start.
-pub(super) fn is_refusal(text: &str) -> bool {
+pub(crate) fn is_refusal(text: &str) -> bool {
     let start = text[..floor(text, 320)].trim_start().replace('’', "'").to_lowercase();
     text.len() < 2000 && REFUSALS.iter().any(|phrase| start.contains(phrase))
         || start.starts_with("i'm sorry")
         || start.starts_with("i apologize")
+}
+
+/// A short text that is nothing but a no: stricter than [`is_refusal`], since an apology may stand in a document.
+pub(super) fn declines(text: &str) -> bool {
+    let start = text[..floor(text, 200)].trim_start().replace('’', "'").to_lowercase();
+    let sorry =
+        ["i'm sorry", "i am sorry", "sorry,", "i apologize", "apologies", "unfortunately"].iter().any(|word| start.starts_with(word));
+    let cannot = ["can't", "cannot", "can not", "unable to", "not able to", "won't", "will not"].iter().any(|word| start.contains(word));
+    let first = [
+        "i can't ",
+        "i cannot ",
+        "i'm unable to ",
+        "i am unable to ",
+        "unable to generate",
+        "as an ai",
+        "i must decline",
+        "could not generate",
+    ];
+    (sorry && cannot) || first.iter().any(|word| start.starts_with(word)) || start.starts_with("error: ") && !text.contains('\n')
 }
 
 /// Equal but for blanks and case.

@@ -3,11 +3,14 @@
 //! What looks like one and is none passes: protocols and abstract methods, `pass` in an `except`, an empty `__init__.py`,
 //! a TODO beside real code, `.gitkeep`, example values in an `.env.example`.
 
+mod open_ends;
 mod phrases;
 mod prose;
 mod stubs;
 
 use tree_sitter::Node;
+
+pub(in crate::verify) use phrases::is_a_word_for_content;
 
 use super::code::{self, Descend, Fault, Language};
 
@@ -21,6 +24,9 @@ pub(super) fn of_file(path: &str, content: &str) -> Option<String> {
     }
     if let Some(why) = phrases::is_junk(name, trimmed) {
         return Some(why.into());
+    }
+    if trimmed.len() < 400 && super::text::declines(trimmed) {
+        return Some("a refusal instead of content".into());
     }
     match Language::of_path(path).filter(|language| *language != Language::Json) {
         Some(language) => of_code(name, language, content),
@@ -52,22 +58,26 @@ fn may_be_empty(name: &str) -> bool {
 
 /// A file in a language with a grammar.
 fn of_code(name: &str, language: Language, content: &str) -> Option<String> {
+    if !language.is_program()
+        && let Some(why) = open_ends::of_settings(name, Some(language), content)
+    {
+        return Some(why);
+    }
     let tree = code::parsed(language, content)?;
     let root = tree.root_node();
     let outline = stubs::outline(language, root, content);
-    let remarks = || outline.comments.iter().filter(|comment| !is_documentation(comment));
     let clip = |comment: &str| super::text::excerpt(comment.trim(), 80);
-    // A line of dots in a long file is somebody's style; in a short one it is a gap.
-    let gap = |comment: &&&String| phrases::elides(comment) && (content.len() < 12_000 || comment.chars().any(char::is_alphabetic));
-    if let Some(comment) = remarks().find(|comment| gap(&comment)) {
-        return Some(format!("code is left out: {:?}", clip(comment)));
+    if let Some(comment) = outline.comments.iter().find(|comment| leaves_out(comment, content)) {
+        return Some(format!("code is left out: {:?}", clip(&comment.text)));
     }
     if outline.statements == 0 {
-        let promise = outline.comments.iter().find(|comment| phrases::promises(comment));
+        let promise = outline.comments.iter().find(|comment| phrases::promises(&comment.text));
         let program = language.is_program() || matches!(language, Language::Sql | Language::Dockerfile);
         let harmless = may_be_empty(name) || name.ends_with(".d.ts") || !program || content.len() > 600;
         return match promise {
-            Some(promise) if name != "__init__.py" && content.len() < 600 => Some(format!("nothing but a promise: {:?}", clip(promise))),
+            Some(promise) if name != "__init__.py" && content.len() < 600 => {
+                Some(format!("nothing but a promise: {:?}", clip(&promise.text)))
+            }
             _ => (!harmless).then(|| "comments and no code".into()),
         };
     }
@@ -81,21 +91,36 @@ fn of_code(name: &str, language: Language, content: &str) -> Option<String> {
     if let Some(why) = outline.hollow(language) {
         return Some(why);
     }
-    let promise = remarks().find(|comment| phrases::promises(comment));
+    // Go keeps the documentation of a package in a file of its own.
+    if language == Language::Go && outline.is_only_header && outline.statements == 1 && name != "doc.go" && outline.comments.is_empty() {
+        return Some("a package clause and no code".into());
+    }
+    let promise = outline.comments.iter().find(|comment| {
+        !comment.documents() && (open_ends::is_open(comment, content) || (outline.is_only_header && phrases::promises(&comment.text)))
+    });
     promise
-        .filter(|_| language.is_program() && outline.is_thin(language))
-        .map(|promise| format!("little but a promise: {:?}", clip(promise)))
+        .filter(|_| language.is_program() && name != "doc.go" && outline.is_thin(language))
+        .map(|promise| format!("little but a promise: {:?}", clip(&promise.text)))
 }
 
-/// Comments that document code, with examples that leave things out.
-fn is_documentation(comment: &str) -> bool {
-    comment.starts_with("///") || comment.starts_with("//!") || comment.starts_with("/**") || comment.starts_with("/*!")
+/// A comment that stands for code that is not there.
+fn leaves_out(comment: &stubs::Comment, content: &str) -> bool {
+    if comment.documents()
+        || comment.text.lines().count() > 4
+        || (comment.trails(content) && content.len() > 1500)
+        || !phrases::elides(&comment.text)
+    {
+        return false;
+    }
+    // A line of dots in a long file, or among other comments, is somebody's style; alone in a short one it is a gap.
+    let worded = comment.text.chars().any(char::is_alphabetic);
+    content.len() < 12_000 && (worded || !open_ends::has_comment_beside(comment, content))
 }
 
 /// `noop.rs`, `fake_mailer.py`: files whose functions do nothing on purpose.
 fn is_idle_by_trade(name: &str) -> bool {
     let stem = name.split('.').next().unwrap_or(name).to_ascii_lowercase();
-    stem.split(['_', '-']).any(|word| matches!(word, "noop" | "null" | "fake" | "fakes" | "mock" | "mocks" | "dummy" | "stubs"))
+    stem.split(['_', '-']).any(|word| matches!(word, "noop" | "null" | "fake" | "fakes" | "mock" | "mocks" | "dummy" | "stub" | "stubs"))
 }
 
 /// What Python's grammar lets pass and Python does not: blocks without statements, tabs and spaces mixed.
@@ -103,6 +128,10 @@ pub(super) fn python_indentation(root: Node<'_>, code: &str) -> Option<Fault> {
     let mut found = None;
     code::walk(root, &mut |node| {
         if found.is_some() {
+            return Descend::No;
+        }
+        if matches!(node.kind(), "print_statement" | "exec_statement") {
+            found = Some(Fault { line: node.start_position().row + 1, why: "a statement of Python 2".into() });
             return Descend::No;
         }
         if matches!(

@@ -10,7 +10,7 @@ static ELISION: LazyLock<Option<Regex>> = LazyLock::new(|| {
         r"(?ix)",
         // "the rest of the code remains the same", "... existing imports ..."
         r"^\W*(\w+\s+){0,2}(rest|remainder)\s+of\s+(the|your|this|my)\s+(\w+\s+){0,2}(code|file|implementation|class|module|functions?|methods?|logic|script|routes?|content|app|application|endpoints?|imports?|config(uration)?|document|fields?|models?|tests?)",
-        r"\s*($|[.,:(…]|here|above|below|remains?|stays?|is\b|are\b|goes|unchanged|continues|omitted|as\s+(before|is|above)|from\s+(above|before|the\s+(previous|original)))",
+        r"\s*($|[.,:(…]|here|above|below|remains?|stays?|(is|are)\s+(here|the\s+same|unchanged|omitted|identical|as\b|left|below|above|similar)|goes|unchanged|continues|omitted|as\s+(before|is|above)|from\s+(above|before|the\s+(previous|original)))",
         r"|^\W*((your|the|all|keep|other|my|with|include)\s+){0,2}(existing|previous|original|remaining|unchanged)\s+(\w+\s+)?(code|implementation|imports?|methods?|functions?|routes?|endpoints?|content|logic|fields?|models?)",
         r"\s*($|[.:…]|here|(remains?|stays?|goes?)\b|(is|are)\s+(here|unchanged|the\s+same))",
         r"|\b(code|file|implementation|everything(\s+else)?|logic|rest|content|function|class)\s+(remains?|stays?)\s+(the\s+same|unchanged)",
@@ -41,6 +41,25 @@ static PROMISE: LazyLock<Option<Regex>> = LazyLock::new(|| {
         r"|^\W*(the\s+)?(contents?|code|source|text|body|logic|implementation)\s+(for|of)\b|\b(contents?|code|source)\s+(goes\s+)?here\b",
         r"|^\W*\(?same\s+as\s+(above|before|previous)|^\W*see\s+(above|previous)",
         r"|\bexample\s+(implementation|only|code|content)\b|\bmock(ed)?\s+(data|response|implementation|value)\b|\bdummy\b|\bfill\s+(this\s+)?in\b|\bfor\s+now\b|\byour\s+(\w+\s+){1,3}here\b",
+    ))
+    .ok()
+});
+
+/// An order to whoever comes next, at the start of a comment; enough where nothing follows it.
+static ORDER: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    Regex::new(concat!(
+        r"(?i)^\W*(please\s+)?(add|write|implement|define|create|include|register|put|insert|configure|initiali[sz]e|set\s?up|start|handle|return|call|fetch|",
+        r"load|fill|complete|continue|describe|document|provide|specify|replace|customi[sz]e|extend)\s+\w+",
+        r"|^\W*(\w+\s+){0,3}(go|goes|will\s+go|will\s+be(\s+added)?|to\s+be\s+added)(\s+here)?\W*$",
+    ))
+    .ok()
+});
+
+/// What a program says that does nothing yet, as the whole of a text between quotes, tags or behind `echo`.
+static NOTHING: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    Regex::new(concat!(
+        r#"(["'`>]|\becho\s+)\s*(TODO\b(:[^"'`<{]{0,60})?|TBD|FIXME|(?i:placeholder|(this\s+)?(is\s+)?not\s+(yet\s+)?implemented(\s+yet)?|coming\s+soon|"#,
+        r#"under\s+construction|work\s+in\s+progress|implement\s+me|to\s+be\s+implemented|your\s+(code|content|text)\s+here|lorem\s+ipsum[^"'`<]*))[.!…]*\s*(["'`<]|$)"#
     ))
     .ok()
 });
@@ -89,6 +108,23 @@ pub(super) fn promises(comment: &str) -> bool {
     comment.lines().any(|line| found(&PROMISE, words(line))) || elides(comment)
 }
 
+/// A comment that tells somebody to do something.
+pub(super) fn orders(comment: &str) -> bool {
+    comment.lines().any(|line| found(&ORDER, words(line)))
+}
+
+/// A line or a statement whose text is a stand-in for one.
+pub(super) fn says_nothing(line: &str) -> bool {
+    let Some(regex) = NOTHING.as_ref() else { return false };
+    // A key of that name has a value.
+    regex.find_iter(line).any(|found| !line[found.end()..].trim_start().starts_with(':'))
+}
+
+/// Words that stand for a file whatever is beside them, such as an example's "string".
+pub(in crate::verify) fn is_a_word_for_content(trimmed: &str) -> bool {
+    is_among(WORDS, trimmed.to_lowercase().trim_matches(['"', '\'', '<', '>', '.']))
+}
+
 /// A whole file that is one of the words models put where a file should be.
 pub(super) fn is_junk(name: &str, trimmed: &str) -> Option<&'static str> {
     if trimmed.len() > 400 {
@@ -96,6 +132,9 @@ pub(super) fn is_junk(name: &str, trimmed: &str) -> Option<&'static str> {
     }
     let lower = trimmed.to_lowercase();
     let bare = lower.trim_matches(|c: char| c.is_whitespace() || "\"'`.<>[](){}*_#/-!…".contains(c));
+    if bare.is_empty() && (trimmed.contains("...") || trimmed.contains('…')) {
+        return Some("dots instead of content");
+    }
     let ends_in = |ending: &str| std::path::Path::new(name).extension().is_some_and(|found| found.eq_ignore_ascii_case(ending));
     if ["json", "lock", "version", "ini", "cfg"].iter().any(|ending| ends_in(ending)) && !is_among(WORDS, bare) {
         return None;
@@ -109,7 +148,9 @@ pub(super) fn is_junk(name: &str, trimmed: &str) -> Option<&'static str> {
     let single = !trimmed.contains('\n');
     let stem = name.to_lowercase();
     let of_name = |text: &str| {
-        let rest = text.replace(&stem, "");
+        let whole = text.replace(&stem, "");
+        let short = stem.split('.').next().filter(|short| short.len() > 3).unwrap_or(&stem);
+        let rest = if whole.len() < text.len() { whole } else { text.replacen(short, "", 1) };
         rest.len() < text.len()
             && rest
                 .split_whitespace()

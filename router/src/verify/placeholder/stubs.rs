@@ -8,7 +8,7 @@ use crate::verify::code::{Descend, Language, walk};
 /// A program in outline.
 #[derive(Debug, Default)]
 pub(super) struct Outline {
-    pub comments: Vec<String>,
+    pub comments: Vec<Comment>,
     /// Statements at the top level, comments aside.
     pub statements: usize,
     /// Of these, those that are neither import nor definition nor bare literal.
@@ -22,6 +22,32 @@ pub(super) struct Outline {
     promised_classes: usize,
     /// Definitions of types, modules and macros.
     types: usize,
+    /// Imports and package clauses are all there is.
+    pub is_only_header: bool,
+    /// Bytes outside comments.
+    code_bytes: usize,
+}
+
+/// A comment, or a module's docstring.
+#[derive(Debug)]
+pub(super) struct Comment {
+    pub text: String,
+    /// Offset behind it.
+    pub end: usize,
+}
+
+impl Comment {
+    /// It documents code, with examples that leave things out.
+    pub fn documents(&self) -> bool {
+        ["///", "//!", "/**", "/*!", "\"", "'"].iter().any(|mark| self.text.starts_with(mark))
+    }
+
+    /// Code stands before it on its line.
+    pub fn trails(&self, content: &str) -> bool {
+        let before = &content[..self.end - self.text.len()];
+        let line = before.rfind('\n').map_or(0, |line| line + 1);
+        before[line..].contains(|c: char| c.is_alphanumeric() || ")]\"'".contains(c))
+    }
 }
 
 #[derive(Debug)]
@@ -71,7 +97,7 @@ impl Outline {
     pub(super) fn is_thin(&self, language: Language) -> bool {
         let script = matches!(language, Language::Python | Language::JavaScript | Language::TypeScript | Language::Tsx);
         let works = self.functions.iter().any(|function| function.stub.is_none());
-        !works && self.effective + self.types <= if script { 2 } else { 0 }
+        !works && self.code_bytes < 600 && self.effective + self.types <= if script { 4 } else { 0 }
     }
 }
 
@@ -85,8 +111,12 @@ pub(super) fn outline(language: Language, root: Node<'_>, code: &str) -> Outline
     let bases = base_names(language, root, code);
     walk(root, &mut |node| {
         if is_comment(node) {
-            outline.comments.push(code[node.byte_range()].to_owned());
+            outline.comments.push(Comment { text: code[node.byte_range()].to_owned(), end: node.end_byte() });
             return Descend::No;
+        }
+        if let Some(class) = hollow_class(language, node, code, &bases) {
+            outline.functions.push(class);
+            return Descend::Yes;
         }
         if let Some(body) = function_body(language, node) {
             let name = node.child_by_field_name("name").map_or("", |name| &code[name.byte_range()]);
@@ -96,18 +126,91 @@ pub(super) fn outline(language: Language, root: Node<'_>, code: &str) -> Outline
                 outline.functions.push(Function { name: name.to_owned(), stub });
             }
         }
-        // Closures are often empty on purpose; one that is not is work.
         if matches!(node.kind(), "arrow_function" | "function_expression")
-            && node.child_by_field_name("body").is_some_and(|body| stub(language, body, code).is_none())
+            && let Some(body) = node.child_by_field_name("body")
         {
-            outline.functions.push(Function { name: String::new(), stub: None });
+            outline.functions.extend(closure(language, node, body, code));
+        }
+        // `<div>{/* add your components here */}</div>`
+        if node.kind() == "jsx_expression" && is_promise_alone(node, code) {
+            outline.functions.push(Function { name: String::new(), stub: Some(Stub::Marked) });
         }
         if is_promised_class(language, node, code) {
             outline.promised_classes += 1;
         }
         Descend::Yes
     });
+    let said: usize = outline.comments.iter().map(|comment| comment.text.len()).sum();
+    outline.code_bytes = code.len().saturating_sub(said);
+    outline.is_only_header = outline.statements > 0
+        && outline.effective + outline.types + outline.idle == 0
+        && outline.functions.is_empty()
+        && outline.promised_classes == 0;
     outline
+}
+
+/// A closure: work where it does something, a gap where it only announces, or is all that a name stands for.
+fn closure(language: Language, node: Node<'_>, body: Node<'_>, code: &str) -> Option<Function> {
+    let named = node.parent().filter(|parent| parent.kind() == "variable_declarator").and_then(|parent| parent.child_by_field_name("name"));
+    let name = named.map_or("", |name| &code[name.byte_range()]);
+    let Some(found) = stub(language, body, code) else { return Some(Function { name: name.to_owned(), stub: None }) };
+    let silent = code[body.byte_range()].chars().all(|c| c.is_whitespace() || "{}".contains(c));
+    // Closures are often empty on purpose.
+    let meant = if silent { name.is_empty() } else { found == Stub::Bare && comments_in(&code[body.byte_range()]).next().is_none() };
+    (!meant && !is_quiet(name)).then(|| Function { name: name.to_owned(), stub: Some(found) })
+}
+
+/// A comment in braces that is all that an element holds.
+fn is_promise_alone(node: Node<'_>, code: &str) -> bool {
+    let comment = node.named_child(0).filter(|child| node.named_child_count() == 1 && is_comment(*child));
+    let text = comment.map_or("", |comment| &code[comment.byte_range()]);
+    let alone = node.parent().is_some_and(|element| {
+        let mut cursor = element.walk();
+        element.kind() == "jsx_element"
+            && element.named_children(&mut cursor).all(|child| {
+                child == node
+                    || child.kind().starts_with("jsx_opening")
+                    || child.kind().starts_with("jsx_closing")
+                    || code[child.byte_range()].trim().is_empty()
+            })
+    });
+    alone && (phrases::promises(text) || phrases::orders(text))
+}
+
+/// A class without members and without a base that would bring some.
+fn hollow_class(language: Language, node: Node<'_>, code: &str, bases: &[String]) -> Option<Function> {
+    let class = match language {
+        Language::Python => node.kind() == "class_definition",
+        Language::JavaScript | Language::TypeScript | Language::Tsx => node.kind() == "class_declaration",
+        Language::Java => node.kind() == "class_declaration",
+        Language::Rust => node.kind() == "impl_item" || node.kind() == "struct_item",
+        _ => false,
+    };
+    let body = node.child_by_field_name("body").filter(|_| class)?;
+    let mut cursor = body.walk();
+    let empty = body.named_children(&mut cursor).all(|member| {
+        let text = code[member.byte_range()].trim();
+        is_comment(member) || text == "pass" || text == "..." || (language == Language::Python && text.starts_with(['"', '\'']))
+    });
+    let name = node.child_by_field_name("name").map_or("", |name| &code[name.byte_range()]);
+    let decorated = node.parent().is_some_and(|parent| parent.kind() == "decorated_definition");
+    let head = &code[node.start_byte()..body.start_byte()];
+    let inherits = match language {
+        Language::Python => node.child_by_field_name("superclasses").is_some_and(|supers| match code[supers.byte_range()].trim() {
+            "()" | "(object)" => false,
+            // A model without fields may be one; with dots for them it is not.
+            "(BaseModel)" | "(SQLModel)" => !code[body.byte_range()].contains("..."),
+            _ => true,
+        }),
+        // An empty `impl Trait for T {}` marks; so does a struct without a comment in it.
+        Language::Rust => head.contains(" for ") || !code[body.byte_range()].contains("//"),
+        _ => ["extends", "implements", "@"].iter().any(|word| head.contains(word)),
+    };
+    let role =
+        ["Marker", "Sentinel", "Error", "Exception", "Mixin", "Null", "Empty", "Unset", "Missing", "Dummy", "Base", "Config", "Meta"];
+    let meant = inherits || decorated || bases.iter().any(|base| base == name) || role.iter().any(|word| name.contains(word));
+    let promise = comments_in(&code[body.byte_range()]).any(phrases::promises);
+    (empty && !meant).then(|| Function { name: name.to_owned(), stub: Some(if promise { Stub::Marked } else { Stub::Bare }) })
 }
 
 fn top_level(language: Language, child: Node<'_>, code: &str, outline: &mut Outline) {
@@ -118,10 +221,14 @@ fn top_level(language: Language, child: Node<'_>, code: &str, outline: &mut Outl
     let kind = child.kind();
     // A file that consists of its docstring says nothing.
     if language == Language::Python && kind == "expression_statement" && text.starts_with(['"', '\'']) {
-        outline.comments.push(text.to_owned());
+        outline.comments.push(Comment { text: text.to_owned(), end: child.end_byte() });
         return;
     }
     outline.statements += 1;
+    if text.len() < 120 && phrases::says_nothing(text) && matches!(kind, "expression_statement" | "command") {
+        outline.idle += 1;
+        return;
+    }
     let inner = if kind == "expression_statement" { child.named_child(0).map_or(kind, |inner| inner.kind()) } else { kind };
     if matches!(
         inner,
@@ -130,11 +237,15 @@ fn top_level(language: Language, child: Node<'_>, code: &str, outline: &mut Outl
         outline.idle += 1;
         outline.elided |= inner == "ellipsis";
     } else if kind.contains("import")
+        || text.trim_end_matches(';') == "export {}"
+        || (kind.ends_with("_declaration") && (text.contains("require(") || text.contains("=> {") || text.contains("=> (")))
         || matches!(kind, "use_declaration" | "package_clause" | "package_declaration" | "future_import_statement")
     {
         // Neither work nor nothing.
     } else if is_function(&text_of_definition(child)) && !has_fields(child, code) {
         // Told by its body.
+    } else if matches!(kind, "lexical_declaration" | "variable_declaration") {
+        outline.effective += 1;
     } else if kind.contains("definition") || kind.contains("declaration") || kind.ends_with("_item") || kind == "export_statement" {
         outline.types += 1;
     } else {
@@ -262,21 +373,32 @@ fn worth(language: Language, statement: Node<'_>, text: &str, first: bool) -> Wo
                 return Worth::Nothing;
             }
             if text.starts_with("raise NotImplementedError") {
-                return if text.contains('"') || text.contains('\'') { Worth::Confession } else { Worth::Nothing };
+                // A message that says why it is not to be had is an answer.
+                let excuse = ["todo", "implement", "stub", "placeholder", "later", "soon", "pending", "missing", "fixme"];
+                return match text.contains(['"', '\'']) {
+                    true if excuse.iter().any(|word| lower["raise notimplementederror".len()..].contains(word)) => Worth::Confession,
+                    true => Worth::Something,
+                    false => Worth::Nothing,
+                };
             }
             if text == "return" || text == "return None" || text == "assert True" {
                 return Worth::Nothing;
             }
         }
         Language::Rust if text.starts_with("todo!") || text.starts_with("unimplemented!") => return Worth::Confession,
-        _ if text == "return" || text == "return null" || text == "return undefined" => return Worth::Trivial,
+        _ if matches!(text, "return" | "return null" | "return undefined") => return Worth::Trivial,
         _ => {}
+    }
+    if text.len() < 200 && phrases::says_nothing(text) {
+        return Worth::Confession;
     }
     let raises = ["raise ", "throw ", "panic", "print(", "console.", "logger.", "return ", "logging.", "system.out", "fmt.print", "log."];
     if raises.iter().any(|word| lower.starts_with(word)) && confesses() && text.len() < 200 {
         return Worth::Confession;
     }
     let constant = lower.strip_prefix("return ").unwrap_or(if language == Language::Rust { &lower } else { "" });
+    // `null as any`
+    let constant = constant.split(" as ").next().unwrap_or(constant).trim_end_matches('!');
     if CONSTANTS.split('|').any(|known| known == constant)
         || (constant.starts_with(['{', '"', '[']) && constant.len() < 60 && text.starts_with("return"))
     {
@@ -305,9 +427,21 @@ fn excused(language: Language, node: Node<'_>, name: &str, body: Node<'_>, code:
     match language {
         Language::Python => {
             let decorators = before(node);
-            if ["abstract", "overload", ".group", ".callback", ".hookspec", ".setter", "fixture", "click.command", "webhooks", "receiver"]
-                .iter()
-                .any(|word| decorators.contains(word))
+            if [
+                "abstract",
+                "overload",
+                ".group",
+                ".callback",
+                ".hookspec",
+                ".setter",
+                "fixture",
+                "click.command",
+                "webhooks",
+                "receiver",
+                "204",
+            ]
+            .iter()
+            .any(|word| decorators.contains(word))
             {
                 return true;
             }
@@ -319,7 +453,11 @@ fn excused(language: Language, node: Node<'_>, name: &str, body: Node<'_>, code:
         }
         Language::Rust => enclosing(node, "trait_item").is_some() || is_quiet(name),
         Language::Java => {
-            is_quiet(name) || enclosing(node, "interface_declaration").is_some() || code[node.byte_range()].starts_with("default ")
+            let class = enclosing(node, "class_declaration");
+            is_quiet(name)
+                || class.is_some_and(|class| code[class.start_byte()..].split('{').next().is_some_and(|head| head.contains("abstract ")))
+                || enclosing(node, "interface_declaration").is_some()
+                || code[node.byte_range()].starts_with("default ")
         }
         Language::JavaScript | Language::TypeScript | Language::Tsx => name == "constructor" || is_quiet(name),
         _ => is_quiet(name),
@@ -348,6 +486,7 @@ fn is_quiet(name: &str) -> bool {
     (name.starts_with("__") && name.ends_with("__") && name != "__call__" && name != "__main__")
         || name.to_ascii_lowercase().contains("noop")
         || name.to_ascii_lowercase().contains("no_op")
+        || (name.starts_with("on") && name[2..].starts_with(|c: char| c.is_uppercase()))
         || ["on_", "after_", "before_", "setup", "teardown", "tearDown", "setUp", "ngOnInit", "componentDid", "downgrade"]
             .iter()
             .any(|start| name.starts_with(start))
