@@ -96,7 +96,7 @@ impl Metrics {
             self.series.attempt(families, record, attempt, before);
         }
         for (check, said) in &record.checks {
-            self.families.attempts.checks.with_label_values(&[&**check, *said]).inc();
+            families.attempts.checks.with_label_values(&[&**check, *said]).inc();
         }
     }
 

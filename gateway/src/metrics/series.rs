@@ -19,7 +19,6 @@ const NONE: &str = "none";
 /// The label for a name that is not in the config.
 const OTHER: &str = "other";
 
-const WHY: [&str; 8] = ["first", "reask", "unbound", "more_tokens", "continue", "retry", "escalate", "hedge"];
 const VERIFIED: [&str; 4] = ["ok", "repaired", "failed", "skipped"];
 const TENTHS: [&str; 10] = ["0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9", "1.0"];
 /// Reasons of a route that was not chosen by score.
