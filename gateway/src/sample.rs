@@ -63,6 +63,7 @@ pub(crate) fn record(attempts: Vec<AttemptData>) -> RecordData {
         verified: Verified::Ok,
         usage: attempts.last().and_then(|attempt| attempt.usage),
         attempts,
+        checks: Vec::new(),
         cost_usd,
         compared_usd: 0.01,
         timings: Timings {
