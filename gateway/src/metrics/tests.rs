@@ -164,7 +164,9 @@ fn every_family_is_exposed_and_documented() {
     let metrics = Metrics::new(&config()).unwrap();
     metrics.config_applied("aaaa");
     metrics.set_engine("small", &EngineSample { exits: [("idle", 1)].into(), ..EngineSample::default() });
-    metrics.observe(&record(vec![attempt("small", 0, "first", "pass")]));
+    let mut seen = record(vec![attempt("small", 0, "first", "pass")]);
+    seen.checks = vec![("house".into(), "usable")];
+    metrics.observe(&seen);
     let text = metrics.text().unwrap();
     for family in metrics.families() {
         assert!(text.contains(&format!("# TYPE {} ", family.name)), "{} is declared but not exposed", family.name);
