@@ -99,8 +99,12 @@ def run(args, rows, constrained):
             wait_ready(server, admin, log)
             until = time.monotonic() + 60 * args.minutes
             within = lambda row: ask(args, port, row[0], row[1]["schema"]) if time.monotonic() < until else None
+            came = []
             with concurrent.futures.ThreadPoolExecutor(2) as pool:
-                came = [one for one in pool.map(within, enumerate(rows)) if one]
+                for one in filter(None, pool.map(within, enumerate(rows))):
+                    came.append(one)
+                    print(f"\r{len(came)} of {len(rows)}", end="", file=sys.stderr, flush=True)
+            print(file=sys.stderr)
         finally:
             server.terminate()
             server.wait()

@@ -40,18 +40,26 @@ pub(super) fn of_settings(name: &str, language: Option<Language>, content: &str)
         }
         let next = lines.get(at + 1).copied().unwrap_or("");
         let kept = !next.is_empty() && !next.starts_with(['}', ')', ']']) && !is_comment(next);
-        if is_comment(line) && !kept && substance <= SUBSTANCE_LINES && (phrases::promises(line) || phrases::orders(line)) {
+        if is_comment(line)
+            && (!kept || substance == 0)
+            && substance <= SUBSTANCE_LINES
+            && (phrases::promises(line) || phrases::orders(line))
+        {
             return Some(format!("little but a promise: {:?}", excerpt(line)));
         }
         if line.trim_start_matches('@').starts_with("echo ") && phrases::says_nothing(line) && substance <= SUBSTANCE_LINES {
             return Some(format!("a stand-in: {:?}", excerpt(line)));
         }
     }
-    // Settings that are commented out are shown, and a sentence may say why there are none; a word or two say nothing.
+    // Settings that are commented out are shown, and a sentence may say why there are none; a word or two say nothing, nor does
+    // the file's own name.
+    let own = name.to_ascii_lowercase();
+    let tells =
+        |word: &&str| !word.is_empty() && !phrases::is_filler(word) && (word.len() < 3 || !own.contains(&word.to_ascii_lowercase()));
     let words: usize = lines
         .iter()
         .filter(|line| !line.starts_with("#!"))
-        .map(|line| line.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).count())
+        .map(|line| line.split(|c: char| !c.is_alphanumeric()).filter(tells).count())
         .sum();
     let nothing = substance == 0 && words <= 2 && !name.ends_with(".json") && !super::may_be_empty(name) && !name.ends_with(".md");
     nothing.then(|| "comments and no content".into())
@@ -60,7 +68,12 @@ pub(super) fn of_settings(name: &str, language: Option<Language>, content: &str)
 /// A line that does something: not a comment, not a bracket, not the head of a script.
 fn is_substance(line: &str) -> bool {
     let head = ["set -", "version:", "---", "<?", "@charset", "services:"];
-    !line.is_empty() && !is_comment(line) && line.contains(char::is_alphanumeric) && !head.iter().any(|head| line.starts_with(head))
+    let idle = matches!(line, "exit" | "exit 0" | "true");
+    !line.is_empty()
+        && !idle
+        && !is_comment(line)
+        && line.contains(char::is_alphanumeric)
+        && !head.iter().any(|head| line.starts_with(head))
 }
 
 fn is_comment(line: &str) -> bool {

@@ -64,6 +64,12 @@ static NOTHING: LazyLock<Option<Regex>> = LazyLock::new(|| {
     .ok()
 });
 
+/// Work on code that is there; it promises none.
+static CHORE: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    let work = "remove|drop|delete|deprecate|rename|revisit|refactor|simplify|clean\\s?up|upgrade";
+    Regex::new(&format!(r"(?i)^\W*(todo|fixme|xxx)\b(\([^)]*\))?\W*({work})\b")).ok()
+});
+
 fn found(regex: &LazyLock<Option<Regex>>, text: &str) -> bool {
     regex.as_ref().is_some_and(|regex| regex.is_match(text))
 }
@@ -105,7 +111,7 @@ pub(super) fn elides(comment: &str) -> bool {
 
 /// A comment, or a short text, that promises content.
 pub(super) fn promises(comment: &str) -> bool {
-    comment.lines().any(|line| found(&PROMISE, words(line))) || elides(comment)
+    comment.lines().any(|line| found(&PROMISE, words(line)) && !found(&CHORE, words(line))) || elides(comment)
 }
 
 /// A comment that tells somebody to do something.
@@ -136,6 +142,11 @@ pub(super) fn is_junk(name: &str, trimmed: &str) -> Option<&'static str> {
         return Some("dots instead of content");
     }
     let ends_in = |ending: &str| std::path::Path::new(name).extension().is_some_and(|found| found.eq_ignore_ascii_case(ending));
+    // A manifest without a key describes nothing; other JSON may well be empty.
+    if trimmed.chars().all(|c| c.is_whitespace() || "{}".contains(c)) && ["package.json", "composer.json", "manifest.json"].contains(&name)
+    {
+        return Some("an empty manifest");
+    }
     if ["json", "lock", "version", "ini", "cfg"].iter().any(|ending| ends_in(ending)) && !is_among(WORDS, bare) {
         return None;
     }
@@ -185,8 +196,13 @@ const WORDS: &str = "null|none|undefined|nil|nan|n/a|na|content|contents|file co
 /// Further words that stand for a file of text.
 const MORE_WORDS: &str = "...|…|true|false|0|see above|same|same as above|unchanged|full content|file|omitted";
 
+/// A word of those that announce a file's content.
+pub(super) fn is_filler(word: &str) -> bool {
+    is_among(FILLERS, &word.to_ascii_lowercase())
+}
+
 /// Words that say "the content of" and nothing else.
-const FILLERS: &str = "content|contents|code|source|file|of|for|the|here|goes|in|this|is|placeholder|text|full|complete|\
+const FILLERS: &str = "config|configuration|settings|content|contents|code|source|file|of|for|the|here|goes|in|this|is|placeholder|text|full|complete|\
     implementation|insert|your|and|from|a|python|app|see";
 
 fn is_among(list: &str, word: &str) -> bool {

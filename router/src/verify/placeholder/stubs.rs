@@ -357,8 +357,16 @@ fn worth(language: Language, statement: Node<'_>, text: &str, first: bool) -> Wo
     let lower = text.to_ascii_lowercase();
     let says = |words: &[&str]| words.iter().any(|word| lower.contains(word)) && text.contains(['"', '\'', '`']);
     let confesses = || {
-        let work =
-            says(&["not implemented", "not yet implemented", "notimplemented", "to be implemented", "unimplemented", "implement me"]);
+        let work = says(&[
+            "not implemented",
+            "not yet implemented",
+            "notimplemented",
+            "to be implemented",
+            "unimplemented",
+            "implement me",
+            "not supported yet",
+            "not yet supported",
+        ]);
         work || (says(&["todo"]) && !text.contains('{') && !lower.starts_with("return "))
     };
     match language {
@@ -381,7 +389,7 @@ fn worth(language: Language, statement: Node<'_>, text: &str, first: bool) -> Wo
                     false => Worth::Nothing,
                 };
             }
-            if text == "return" || text == "return None" || text == "assert True" {
+            if matches!(text, "return" | "return None" | "return NotImplemented") || text == "assert True" {
                 return Worth::Nothing;
             }
         }
