@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
+use rustix::process::{Pid, Signal};
 use serde::Deserialize;
 use spectra_config::Own;
 use spectra_router::outside::Probe;
@@ -59,9 +60,11 @@ impl Probe for Program {
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .stderr(Stdio::null())
+                .process_group(0)
                 .kill_on_drop(true)
                 .spawn()
                 .map_err(|error| format!("cannot start {program}: {error}"))?;
+            let family = Family(child.id().and_then(|id| Pid::from_raw(id.cast_signed())));
             let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else { return Err("no pipes".into()) };
             let tell = async {
                 // A program that knows enough may stop reading.
@@ -76,12 +79,32 @@ impl Probe for Program {
                 return Err(format!("{program} prints more than {MOST_BYTES} bytes"));
             }
             let ended = child.wait().await.map_err(|error| error.to_string())?;
+            family.forget();
             match ended.code() {
                 Some(0) => Ok(None),
                 Some(1) => Ok(Some(reason(&String::from_utf8_lossy(&said)))),
                 _ => Err(format!("{program} ended with {ended}")),
             }
         })
+    }
+}
+
+/// A program's process group, so that what a late program has started ends with it.
+struct Family(Option<Pid>);
+
+impl Family {
+    /// The program has ended by itself; its number may soon be another's.
+    fn forget(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Family {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            // It may be gone.
+            let _ = rustix::process::kill_process_group(group, Signal::KILL);
+        }
     }
 }
 

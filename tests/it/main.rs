@@ -18,6 +18,8 @@ mod faults;
 #[cfg(test)]
 mod fidelity;
 #[cfg(test)]
+mod own_checks;
+#[cfg(test)]
 mod setup;
 #[cfg(test)]
 mod surface;
