@@ -71,7 +71,7 @@ async fn check(program: &str, expected: usize) {
 
 #[tokio::test]
 async fn sdk_openai_python_speaks_to_scripted_models() {
-    check("openai_sdk.py", 9).await;
+    check("openai_sdk.py", 16).await;
 }
 
 #[tokio::test]

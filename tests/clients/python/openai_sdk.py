@@ -201,9 +201,7 @@ def responses_parsed():
 
 everywhere = (unary, streaming, streaming_helper, json_schema, models, errors, legacy_completions, responses)
 # What a small model calls and says of its own accord has no sense: these are for the scripted one.
-scripted = (tools,)
-# Written, and not yet seen to pass since the scripted server was changed: only on demand.
-unseen = (parallel_tools, parsed, several_choices, logprobs, embeddings, responses_with_tools, responses_parsed)
-for check in everywhere if real else everywhere + scripted + (unseen if os.environ.get("SPECTRA_UNSEEN") else ()):
+scripted = (tools, parallel_tools, parsed, several_choices, logprobs, embeddings, responses_with_tools, responses_parsed)
+for check in everywhere if real else everywhere + scripted:
     check()
     print("ok", check.__name__)
