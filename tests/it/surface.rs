@@ -30,7 +30,6 @@ async fn good() -> Upstream {
 async fn b22_b26_hard_rules_come_before_any_score_and_nothing_is_dropped_to_make_it_fit() {
     let tool = json!([{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]);
     let image = json!([{"role": "user", "content": [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA==", "detail": "low"}}]}]);
-    let strict = json!({"type": "json_schema", "json_schema": {"name": "a", "strict": true, "schema": {"type": "object"}}});
     let long = json!([{"role": "user", "content": "word ".repeat(3000)}]);
     for (limit, more, why) in [
         ("context_tokens = 100", json!({"max_tokens": 101}), "context_length"),
@@ -39,7 +38,6 @@ async fn b22_b26_hard_rules_come_before_any_score_and_nothing_is_dropped_to_make
         ("vision = false", json!({"messages": image}), "vision"),
         ("logprobs = false", json!({"logprobs": true, "top_logprobs": 2}), "logprobs"),
         ("n_max = 1", json!({"n": 2}), "n"),
-        ("json_schema = false", json!({"response_format": strict}), "json_schema"),
     ] {
         let (one, two) = (good().await, good().await);
         let spectra =
