@@ -144,6 +144,9 @@ pub struct Router {
     pub affinity_ms: u64,
     /// Weights made by `spectra train`; unset: the built-in ones.
     pub weights: Option<String>,
+    /// What was learned elsewhere (`spectra router export`). With `learn = false` the scores are these and no others;
+    /// else they are where learning starts as long as the ledger holds nothing.
+    pub state: Option<String>,
     /// Ask the next model after the first words of a local answer that its own model doubts; unset: only whole answers are judged.
     pub cascade: Option<Cascade>,
 }
@@ -179,6 +182,7 @@ impl Default for Router {
             learn: true,
             affinity_ms: 600_000,
             weights: None,
+            state: None,
             cascade: None,
         }
     }

@@ -35,7 +35,9 @@ impl Books {
             None
         });
         if let Some(ledger) = &ledger {
-            recall(ledger, &router);
+            if !router.pinned() {
+                recall(ledger, &router);
+            }
             remember(ledger, &router);
         }
         Ok(Self {
@@ -70,7 +72,7 @@ impl Books {
 }
 
 /// Under this name the ledger keeps what the router learned.
-const ROUTER_STATE: &str = "router";
+pub(crate) const ROUTER_STATE: &str = "router";
 
 /// Takes up what was learned before.
 fn recall(ledger: &Ledger, router: &Router) {
@@ -83,7 +85,9 @@ fn recall(ledger: &Ledger, router: &Router) {
 /// Has what will be learned kept. Only the scorer is held: a router would hold its backends beyond their config.
 fn remember(ledger: &Ledger, router: &Router) {
     let scorer = router.scorer().clone();
-    ledger.keep_state(ROUTER_STATE, Box::new(move || serde_json::to_string(&scorer.export()).ok()));
+    // What a file pins is no news, and must not take the place of what was learned before.
+    let pinned = router.pinned();
+    ledger.keep_state(ROUTER_STATE, Box::new(move || if pinned { None } else { serde_json::to_string(&scorer.export()).ok() }));
 }
 
 /// What local answers are compared with: the named backend's price, or the dearest.

@@ -96,6 +96,12 @@ impl Ledger {
         Self::start(Path::new(path), Keep::of(config)).map(Some).with_context(|| format!("cannot use the ledger {path}"))
     }
 
+    /// A ledger that keeps what the default config keeps.
+    #[cfg(test)]
+    pub(crate) fn at(path: &Path) -> anyhow::Result<Self> {
+        Self::start(path, Keep::of(&Accounting::default()))
+    }
+
     fn start(path: &Path, keep: Keep) -> anyhow::Result<Self> {
         let mut connection = Connection::open(path)?;
         schema::prepare(&mut connection)?;
@@ -132,8 +138,7 @@ impl Ledger {
     /// # Errors
     /// If the file cannot be read.
     pub fn load_state(&self, name: &str) -> anyhow::Result<Option<String>> {
-        let found = self.reader()?.query_row("SELECT text FROM state WHERE name = ?1", [name], |row| row.get(0));
-        Ok(found.optional()?)
+        load_state(&self.path, name)
     }
 
     /// The route of an earlier request, for feedback that comes late.
@@ -214,6 +219,26 @@ impl Drop for Ledger {
             drop(thread.join());
         }
     }
+}
+
+/// What a ledger keeps under this name.
+///
+/// # Errors
+/// If there is no ledger, or it cannot be read.
+pub fn load_state(path: &Path, name: &str) -> anyhow::Result<Option<String>> {
+    anyhow::ensure!(path.is_file(), "there is no ledger at {}", path.display());
+    let found = read_only(path)?.query_row("SELECT text FROM state WHERE name = ?1", [name], |row| row.get(0));
+    Ok(found.optional()?)
+}
+
+/// Puts a state into a ledger, which is made if need be. A gateway that runs on it will write its own over that.
+///
+/// # Errors
+/// If the file cannot be written, or is no ledger.
+pub fn save_state(path: &Path, name: &str, text: &str) -> anyhow::Result<()> {
+    let mut connection = Connection::open(path)?;
+    schema::prepare(&mut connection)?;
+    Ok(writer::save_state(&connection, name, text)?)
 }
 
 /// Opens a ledger beside its writer.

@@ -13,6 +13,7 @@ use spectra_gateway::cli::key::{self, KeyArgs};
 use spectra_gateway::cli::ledger::{self, LedgerArgs};
 use spectra_gateway::cli::model::{self, ModelArgs};
 use spectra_gateway::cli::replay::{self, ReplayArgs};
+use spectra_gateway::cli::router::{self, RouterArgs};
 use spectra_gateway::cli::runtime;
 use spectra_gateway::cli::score::{self, ScoreArgs};
 use spectra_gateway::cli::serve::{self, ServeArgs};
@@ -53,6 +54,8 @@ enum Cli {
     Top(TopArgs),
     /// Read what was kept of past requests
     Ledger(LedgerArgs),
+    /// Carry what the router learned from one gateway to others
+    Router(RouterArgs),
     /// Judge files of answers as the gateway would, without a model
     Verify(VerifyArgs),
 }
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Cli::Replay(args) => replay::run(&args),
         Cli::Top(args) => waiting(top::run(args)),
         Cli::Ledger(args) => ledger::run(args),
+        Cli::Router(args) => router::run(args),
         Cli::Verify(args) => verify::run(&args),
     };
     ended.unwrap_or_else(|error| {

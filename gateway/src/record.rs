@@ -36,6 +36,8 @@ pub struct RecordData {
     /// The `code` of the error sent, in the body or as an event of a stream.
     pub error_code: Option<&'static str>,
     pub route: Option<Arc<str>>,
+    /// What that route is to the router's policy: `local`, `strong`, or neither.
+    pub side: Option<&'static str>,
     /// Name of the backend whose answer was delivered.
     pub model: Option<Arc<str>>,
     /// Difficulty, 0 to 1; `None` where no score was needed (a named route or backend).
@@ -170,6 +172,7 @@ impl Record {
             status: CLIENT_LEFT,
             error_code: None,
             route: None,
+            side: None,
             model: None,
             score: None,
             reason: "",
@@ -242,6 +245,7 @@ impl Record {
         (data.outcome, data.status, data.error_code) = (outcome, status, error_code);
         data.timings.total = self.began.elapsed();
         self.trail.read(|account| data.take(account, self.began));
+        data.side = data.route.as_deref().and_then(|route| self.books.router.side(route));
         let paid = self.books.compare_with;
         data.compared_usd = data.usage.map_or(0.0, |usage| paid.cost_usd(usage.prompt_tokens, usage.completion_tokens));
         if let Some(charge) = self.charge.take() {

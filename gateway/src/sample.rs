@@ -56,6 +56,7 @@ pub(crate) fn record(attempts: Vec<AttemptData>) -> RecordData {
         status: 200,
         error_code: None,
         route: Some("local".into()),
+        side: Some("local"),
         model: attempts.last().map(|attempt| Arc::clone(&attempt.model)),
         score: Some(0.3),
         reason: "score",

@@ -50,6 +50,8 @@ pub struct Router {
     scorer: Arc<Scorer>,
     /// The file its weights are from.
     weights: Option<String>,
+    /// Its scores are those of a file's state, and no others.
+    pinned: bool,
     policy: Policy,
     routes: BTreeMap<Arc<str>, Route>,
     local: Arc<str>,
@@ -173,10 +175,15 @@ impl Router {
         };
         #[expect(clippy::cast_possible_truncation, reason = "shares within 0 to 1")]
         let (rule, explore) = (rule(config.router.policy), config.router.explore as f32);
+        // What is learned is `learns`'s business: the scorer outlives this config.
+        let scorer = Scorer::new(weights, score::Settings::default());
+        if let Some(path) = &config.router.state {
+            adopt(&scorer, path).map_err(|why| BuildError(format!("cannot use the state in {path}: {why}")))?;
+        }
         Ok(Self {
             fleet,
-            // What is learned is `learns`'s business: the scorer outlives this config.
-            scorer: Arc::new(Scorer::new(weights, score::Settings::default())),
+            scorer: Arc::new(scorer),
+            pinned: config.router.state.is_some() && !config.router.learn,
             weights: config.router.weights.clone(),
             policy: Policy::new(rule, explore),
             routes: config
@@ -210,7 +217,9 @@ impl Router {
     ) -> Result<Self, BuildError> {
         let mut next = Self::probing(config, fleet, probe)?;
         // A file of weights may have been written anew under the same name.
-        if next.weights.is_none() && self.weights.is_none() {
+        if next.pinned {
+            // Its state is the file's.
+        } else if next.weights.is_none() && self.weights.is_none() {
             next.scorer = self.scorer.clone();
         } else {
             next.scorer.import(self.scorer.export());
@@ -325,6 +334,19 @@ impl Router {
         &self.scorer
     }
 
+    /// True where a file says what was learned, and nothing is added to it.
+    #[must_use]
+    pub fn pinned(&self) -> bool {
+        self.pinned
+    }
+
+    /// What a route is to the policy: `local`, `strong`, or neither.
+    #[must_use]
+    pub fn side(&self, route: &str) -> Option<&'static str> {
+        // One route may be both: then its first rung decides nothing, and it is the local one.
+        [(&self.local, "local"), (&self.strong, "strong")].into_iter().find(|(name, _)| ***name == *route).map(|(_, side)| side)
+    }
+
     #[must_use]
     pub fn fleet(&self) -> &Fleet {
         &self.fleet
@@ -411,9 +433,11 @@ impl Router {
         let tokens = expected_tokens(request);
         #[expect(clippy::cast_possible_truncation, reason = "a price needs no more than single precision")]
         let price = |name: &str| Some(self.fleet.facts(name)?.price.cost_usd(tokens.0, tokens.1) as f32);
+        let here = local.rungs.first().is_some_and(|rung| rung.iter().any(|(name, _)| able(name)));
         Situation {
-            hosted: strong.has(&self.fleet, false),
-            local: local.rungs.first().is_some_and(|rung| rung.iter().any(|(name, _)| able(name))),
+            // Where nobody else can take the request, a strong route that is shut for a while is still the one to ask.
+            hosted: strong.has(&self.fleet, false) && (!here || strong.admits(&self.fleet)),
+            local: here,
             local_wait_ms: least(local, &wait),
             hosted_wait_ms: least(strong, &wait),
             local_time_ms: least(local, &time),
@@ -441,6 +465,12 @@ fn expected_tokens(request: &ChatRequest) -> (u64, u64) {
 fn read_weights(path: &str) -> Result<Weights, String> {
     let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
     Weights::read(&bytes).map_err(|error| error.to_string())
+}
+
+fn adopt(scorer: &Scorer, path: &str) -> Result<(), String> {
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let state = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    scorer.adopt(state).map_err(|error| error.to_string())
 }
 
 /// Why a request took the strong route whose conversation had been escalated.

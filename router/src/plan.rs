@@ -79,6 +79,12 @@ impl Route {
         self.rungs.iter().flatten().any(|(name, _)| fleet.facts(name).is_some_and(|facts| facts.local == local))
     }
 
+    /// True if a hosted backend of the ladder would be let through now: its breaker is not open.
+    pub fn admits(&self, fleet: &Fleet) -> bool {
+        let hosted = |name: &str| fleet.facts(name).is_some_and(|facts| !facts.local);
+        self.rungs.iter().flatten().any(|(name, _)| hosted(name) && fleet.admits(name))
+    }
+
     pub fn plan(&self, fleet: &Fleet, request: &ChatRequest, checks: Arc<Checks>, deadline: Option<Duration>) -> Plan {
         let mut excluded = Vec::new();
         let mut ladder = Vec::with_capacity(self.rungs.len());

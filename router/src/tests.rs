@@ -248,6 +248,31 @@ async fn a_model_that_is_down_is_passed_over() {
 }
 
 #[tokio::test]
+async fn a_hosted_route_whose_breaker_is_open_is_not_there() {
+    let asks = Asks::default();
+    let (weak, (name, solid)) =
+        (scripted("weak", &[Say::Text("Hello")], true, &asks), scripted("solid", &[Say::Status(500, "down")], false, &asks));
+    let rules = spectra_config::Breaker { window: 1, min_attempts: 1, open_ms: 3_600_000, open_max_ms: 3_600_000, ..Default::default() };
+    let gate = spectra_backends::guard::Gate::new(8, 8, Default::default(), rules);
+    let solid = Member { backend: gate.guard(solid.backend), ..solid };
+    let fleet = Fleet::guarded(HashMap::from([weak, (name.clone(), solid)]), HashMap::from([(name, gate)]), HashMap::new());
+    let config = spectra_config::Config::parse(&format!("{CONFIG}\n[router]\npolicy = {{ threshold = 0.0 }}"), "test", &|_| None).unwrap();
+    let router = Arc::new(Router::new(&config, fleet).unwrap());
+    let request = |model: &str, more: &str| {
+        let body = format!(r#"{{"model":"{model}","messages":[{{"role":"user","content":"Say hello{more}"}}]}}"#);
+        ChatRequest::parse(body.into_bytes().into()).unwrap()
+    };
+    let said = |more: &str| {
+        let told = router.explain(&request("auto", more), &Asked::default()).unwrap();
+        (told.route.to_string(), told.why)
+    };
+    assert_eq!(said("").0, "strong");
+    assert!(router.answer(&Trail::default(), request("solid", ""), Asked::default()).await.is_err());
+    assert!(!router.fleet().admits("solid"));
+    assert_eq!(said(""), ("local".to_owned(), "only_route"));
+}
+
+#[tokio::test]
 async fn a_request_that_is_too_long_for_one_model_goes_to_the_next_and_a_bad_one_to_none() {
     let long = Say::Status(400, r#"{"error":{"code":"context_length_exceeded"}}"#);
     check(

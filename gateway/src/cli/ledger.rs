@@ -1,7 +1,7 @@
 //! `spectra ledger export`: what was kept, as JSON lines.
 
 use std::io::{BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -40,14 +40,7 @@ enum Command {
 /// No ledger there, or a place that cannot be written to.
 pub fn run(args: LedgerArgs) -> anyhow::Result<ExitCode> {
     let Command::Export { file, config, hours, text, out } = args.command;
-    let file = match file {
-        Some(file) => file,
-        None => {
-            let config = load(config.as_deref())?;
-            let named = config.accounting.ledger.as_ref().map(|path| path.get().trim().to_owned()).filter(|path| !path.is_empty());
-            named.ok_or_else(|| anyhow::anyhow!("the config keeps no ledger (accounting.ledger)"))?.into()
-        }
-    };
+    let file = place(file, config.as_deref())?;
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     let since_ms = hours.map_or(0, |hours| i64::try_from(now_ms).unwrap_or(i64::MAX) - i64::from(hours) * 3_600_000);
     let to: Box<dyn Write> = match &out {
@@ -61,4 +54,14 @@ pub fn run(args: LedgerArgs) -> anyhow::Result<ExitCode> {
         writeln!(std::io::stderr(), "{written} requests")?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The ledger that was named, or the config's.
+pub(super) fn place(file: Option<PathBuf>, config: Option<&Path>) -> anyhow::Result<PathBuf> {
+    if let Some(file) = file {
+        return Ok(file);
+    }
+    let config = load(config)?;
+    let named = config.accounting.ledger.as_ref().map(|path| path.get().trim().to_owned()).filter(|path| !path.is_empty());
+    Ok(named.ok_or_else(|| anyhow::anyhow!("the config keeps no ledger (accounting.ledger)"))?.into())
 }

@@ -9,6 +9,7 @@ pub mod key;
 pub mod ledger;
 pub mod model;
 pub mod replay;
+pub mod router;
 mod rows;
 pub mod score;
 pub mod serve;

@@ -87,6 +87,15 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
         (.., Some(limit)) => Rule::Difficulty(limit),
         _ => bail!("which rule? Give --usable, --hosted-share or --difficulty"),
     };
+    let totals = replayed(args, rule)?;
+    if totals.count == 0.0 {
+        bail!("no records");
+    }
+    write!(std::io::stdout().lock(), "{}", totals.text(&rule))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn replayed(args: &ReplayArgs, rule: Rule) -> anyhow::Result<Totals> {
     let scorer = rows::scorer(args.weights.as_deref(), &args.learn)?;
     let policy = Policy::new(rule, 0.0);
     let mut totals = Totals::default();
@@ -94,11 +103,7 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     for file in if args.records.is_empty() { &stdin[..] } else { &args.records } {
         rows::each(file, |record: Record| one(args, &scorer, &policy, &record, &mut totals))?;
     }
-    if totals.count == 0.0 {
-        bail!("no records");
-    }
-    write!(std::io::stdout().lock(), "{}", totals.text(&rule))?;
-    Ok(ExitCode::SUCCESS)
+    Ok(totals)
 }
 
 fn one(args: &ReplayArgs, scorer: &Scorer, policy: &Policy, record: &Record, totals: &mut Totals) -> anyhow::Result<()> {
@@ -151,5 +156,62 @@ impl Totals {
                 ""
             }
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::kept::KeptText;
+    use crate::ledger::Ledger;
+    use crate::sample::{attempt, record};
+
+    /// Requests through the ledger's writer, on routes that are not called `local` and `strong`: of every four, one is pinned,
+    /// one is answered at home, one is escalated, and one goes to the strong route at once.
+    fn ledger(path: &std::path::Path, count: usize) {
+        let ledger = Ledger::at(path).unwrap();
+        for at in 0..count {
+            let (pass, fail) = (attempt("small", 0, "first", "pass"), attempt("small", 0, "first", "not_json"));
+            let big = |rung, why| attempt("big", rung, why, "pass");
+            let (side, attempts) = match at % 4 {
+                0 => (None, vec![pass]),
+                1 => (Some("local"), vec![pass]),
+                2 => (Some("local"), vec![fail, big(1, "escalate")]),
+                _ => (Some("strong"), vec![big(0, "first")]),
+            };
+            let mut one = record(attempts);
+            one.request_id = format!("req-{at}").into();
+            one.route = side.map(|side| if side == "local" { "cheap" } else { "dear" }.into());
+            (one.side, one.score) = (side, side.map(|_| 0.3));
+            one.kept = Some(Box::new(KeptText { prompt: format!("user: Describe the river {at}"), answer: String::new() }));
+            ledger.keep(Arc::new(one));
+        }
+        ledger.flush();
+    }
+
+    #[test]
+    fn a_ledgers_file_is_replayed_and_its_rows_are_labelled() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger.sqlite");
+        ledger(&path, 720);
+        let args = ReplayArgs {
+            records: vec![path.clone()],
+            weights: None,
+            learn: Vec::new(),
+            usable: None,
+            hosted_share: None,
+            difficulty: None,
+            local_usd: 0.0,
+            strong_usd: 0.01,
+        };
+        for (limit, strong) in [(0.0, 540.0), (1.0, 0.0)] {
+            let totals = replayed(&args, Rule::Difficulty(limit)).unwrap();
+            assert_eq!((totals.count, totals.strong_then, totals.usable_then, totals.strong_now), (540.0, 180.0, 360.0, strong));
+        }
+        let rows: Vec<Row> = rows::read(&[path]).unwrap();
+        let told = |row: &Row| (row.weak_score.is_nan(), row.strong_score.is_nan());
+        assert_eq!(rows.iter().take(3).map(told).collect::<Vec<_>>(), [(false, true), (false, false), (true, false)]);
     }
 }

@@ -72,6 +72,9 @@ pub(super) const STEPS: &[&str] = &[
     "
     ALTER TABLE requests ADD COLUMN propensity REAL;
     ",
+    "
+    ALTER TABLE requests ADD COLUMN side TEXT;
+    ",
 ];
 
 /// Marks the file as ours (`PRAGMA application_id`): the letters `spec`.

@@ -110,8 +110,7 @@ impl Writer {
     fn save_states(&self) -> rusqlite::Result<()> {
         for (name, source) in &self.states {
             let Some(text) = source() else { continue };
-            let query = "INSERT OR REPLACE INTO state (name, saved_ms, text) VALUES (?1, ?2, ?3)";
-            self.connection.execute(query, params![name, now_ms(), text])?;
+            save_state(&self.connection, name, &text)?;
         }
         Ok(())
     }
@@ -142,6 +141,11 @@ impl Writer {
         let used = (read("page_count")? - read("freelist_count")?) * read("page_size")?;
         Ok(u64::try_from(used).unwrap_or_default())
     }
+}
+
+pub(super) fn save_state(connection: &Connection, name: &str, text: &str) -> rusqlite::Result<()> {
+    let query = "INSERT OR REPLACE INTO state (name, saved_ms, text) VALUES (?1, ?2, ?3)";
+    connection.execute(query, params![name, now_ms(), text]).map(drop)
 }
 
 /// Takes what comes within the wait; false when every handle is gone.
@@ -176,8 +180,8 @@ fn request(transaction: &Transaction<'_>, record: &RecordData) -> rusqlite::Resu
         .prepare_cached(
             "INSERT INTO requests (request_id, arrived_ms, key, entrance, asked_model, streamed, outcome, status, error_code, route, model, \
              score, predicted, reason, reasons, verified, prompt_tokens, completion_tokens, cost_usd, compared_usd, parse_us, plan_us, \
-             verify_us, first_byte_us, total_us, prompt, answer, trace, propensity) \
-             VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+             verify_us, first_byte_us, total_us, prompt, answer, trace, propensity, side) \
+             VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
         )?
         .execute(params![
             &*record.request_id,
@@ -209,6 +213,7 @@ fn request(transaction: &Transaction<'_>, record: &RecordData) -> rusqlite::Resu
             kept.map(|kept| &kept.answer),
             record.trace.as_ref().map(|context| &context.trace),
             record.decision.propensity,
+            record.side,
         ])?;
     let id = transaction.last_insert_rowid();
     for (number, one) in (0_i64..).zip(&record.attempts) {

@@ -43,6 +43,22 @@ impl Calibration {
         }
     }
 
+    /// The calibration that rests on the evidence of both: a product of two Gaussians that had one prior.
+    pub fn merge(self, other: Self) -> Self {
+        let prior = Self::default();
+        let all = [(self, 1.0), (other, 1.0), (prior, -1.0)];
+        let sum = |part: fn(&Self) -> f32| all.iter().map(|(one, sign)| sign * part(one)).sum::<f32>();
+        let [a, b, c] = [sum(|one| one.precision[0]), sum(|one| one.precision[1]), sum(|one| one.precision[2])];
+        let det = a * c - b * b;
+        // Evidence that faded can leave less than the prior: then the better founded one alone.
+        if !(a > 0.0 && det > 1e-3) {
+            return if self.precision[2] >= other.precision[2] { self } else { other };
+        }
+        let x = sum(|one| one.precision[0] * one.slope + one.precision[1] * one.offset);
+        let y = sum(|one| one.precision[1] * one.slope + one.precision[2] * one.offset);
+        Self { slope: ((c * x - b * y) / det).clamp(0.2, 3.0), offset: ((a * y - b * x) / det).clamp(-4.0, 4.0), precision: [a, b, c] }
+    }
+
     pub fn sound(&self) -> bool {
         self.slope.is_finite() && self.offset.is_finite() && self.precision.iter().all(|value| value.is_finite())
     }

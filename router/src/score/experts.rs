@@ -62,6 +62,20 @@ pub(super) struct Learned {
     stack: [Stack; 2],
 }
 
+impl Learned {
+    pub fn form(&self) -> u64 {
+        self.form
+    }
+
+    pub fn merge(self, other: &Self) -> Self {
+        Self {
+            form: self.form,
+            memory: [0, 1].map(|at| self.memory[at].merge(&other.memory[at])),
+            stack: [0, 1].map(|at| self.stack[at].merge(&other.stack[at])),
+        }
+    }
+}
+
 /// What to add to a chance: on the whole form, and for this request among its form as each head has it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Correction {

@@ -65,6 +65,22 @@ impl Memory {
         self.0.iter()
     }
 
+    /// The newest of both, in turn: no sample knows its hour.
+    pub fn merge(&self, other: &Self) -> Self {
+        let mut merged = VecDeque::new();
+        let (mut one, mut two) = (self.0.iter().rev(), other.0.iter().rev());
+        while merged.len() < KEPT {
+            let before = merged.len();
+            for sample in [one.next(), two.next()].into_iter().flatten() {
+                merged.push_front(sample.clone());
+            }
+            if merged.len() == before {
+                break;
+            }
+        }
+        Self(merged)
+    }
+
     fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         for sample in &self.0 {

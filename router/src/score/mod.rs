@@ -8,6 +8,7 @@ mod fingerprint;
 mod grams;
 mod lexicon;
 mod memory;
+mod merge;
 pub mod metrics;
 mod policy;
 mod ridge;
@@ -129,6 +130,9 @@ pub struct Settings {
 pub struct State {
     /// Of the layout; another version is not imported.
     pub version: u32,
+    /// Version of the weights that it corrects; empty where it was saved before that was kept.
+    #[serde(default)]
+    pub weights: String,
     pub templates: Vec<(u64, Counts)>,
     experts: Vec<Learned>,
     calibration: [Calibration; 2],
@@ -136,6 +140,15 @@ pub struct State {
 
 /// Layout of `State`.
 pub const STATE_VERSION: u32 = 3;
+
+/// A state that a scorer cannot take up.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadState {
+    #[error("the state corrects the weights of version {state}, not those of version {own}: what it learned means nothing with others")]
+    Weights { state: String, own: String },
+    #[error("the state has the layout {state}, or numbers that cannot be; this build reads the layout {STATE_VERSION}")]
+    Layout { state: u32 },
+}
 
 impl Scorer {
     #[must_use]
@@ -225,10 +238,24 @@ impl Scorer {
     pub fn export(&self) -> State {
         State {
             version: STATE_VERSION,
+            weights: self.weights.version(),
             templates: self.templates.export(),
             experts: self.experts.export(),
             calibration: *self.calibration.read(),
         }
+    }
+
+    /// `import` of a state that must have been learned with the weights of this scorer.
+    ///
+    /// # Errors
+    /// A state of another layout or of other weights; nothing is changed then.
+    pub fn adopt(&self, state: State) -> Result<(), BadState> {
+        let own = self.weights.version();
+        if !state.weights.is_empty() && state.weights != own {
+            return Err(BadState::Weights { state: state.weights, own });
+        }
+        let version = state.version;
+        if self.import(state) { Ok(()) } else { Err(BadState::Layout { state: version }) }
     }
 
     /// Replaces what was learned. Returns false, and changes nothing, for a state of another layout.

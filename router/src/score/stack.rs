@@ -42,6 +42,13 @@ impl Stack {
         trust.map(|trust| trust as f32)
     }
 
+    pub fn merge(&self, other: &Self) -> Self {
+        let mut sum = *self;
+        sum.cross.iter_mut().zip(other.cross).for_each(|(own, other)| *own += other);
+        sum.products.iter_mut().flatten().zip(other.products.as_flattened()).for_each(|(own, other)| *own += other);
+        sum
+    }
+
     pub fn sound(&self) -> bool {
         self.products.iter().flatten().chain(&self.cross).all(|value| value.is_finite())
             && (0..HEADS).all(|at| self.products[at][at] >= 0.0)

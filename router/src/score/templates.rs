@@ -9,7 +9,7 @@ use super::fingerprint::Keys;
 
 const SHARDS: usize = 16;
 /// Templates kept in all. At 40 bytes each the table stays below a few megabytes.
-const CAPACITY: usize = 32_768;
+pub(super) const CAPACITY: usize = 32_768;
 /// Each new outcome lets the older ones of its template fade: about the last 200 count.
 const DECAY: f32 = 0.995;
 /// How many outcomes an estimate is worth when the statistics of one key are added to it.
@@ -108,8 +108,13 @@ impl Templates {
 }
 
 impl Counts {
-    fn total(&self) -> f32 {
+    pub(super) fn total(&self) -> f32 {
         self.local.seen + self.hosted.seen
+    }
+
+    pub(super) fn merge(&mut self, other: Self) {
+        self.local.merge(other.local);
+        self.hosted.merge(other.hosted);
     }
 }
 
@@ -125,6 +130,12 @@ impl Tally {
         }
         let own = if usable { 1.0 } else { 0.0 } - chance.clamp(0.0, 1.0);
         (self.surprise - own) / (self.seen - 1.0 + STRENGTH)
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.seen += other.seen;
+        self.usable += other.usable;
+        self.surprise += other.surprise;
     }
 
     fn add(&mut self, usable: bool, chance: f32) {

@@ -51,6 +51,37 @@ fn outcomes_move_the_template_and_survive_export() {
     assert_eq!(twin.score(&request).p_local.to_bits(), after.p_local.to_bits());
 }
 
+#[test]
+fn two_halves_merged_say_about_what_the_whole_says() {
+    let (whole, halves) = (scorer(), [scorer(), scorer()]);
+    let about = |task: &str, n: usize| ask(&format!("{task}\nText: {}\nReturn JSON.", passage(n)));
+    let tasks = [("Make a title.", true), ("Count the verbs.", false)];
+    for n in 0..60 {
+        for (task, usable) in tasks {
+            for scorer in [&whole, &halves[n % 2]] {
+                let score = scorer.score(&about(task, n));
+                for local in [true, false] {
+                    scorer.teach(&score, Outcome { local, usable: usable || !local, propensity: 1.0 });
+                }
+            }
+        }
+    }
+    let [one, two] = halves.map(|half| half.export());
+    let together = scorer();
+    together.adopt(one.clone().merge(two.clone()).unwrap()).unwrap();
+    whole.settle(true);
+    for (task, usable) in tasks {
+        let (whole, together) = (whole.score(&about(task, 99)), together.score(&about(task, 99)));
+        assert!((whole.p_local - together.p_local).abs() < 0.1, "{task} {} {}", whole.p_local, together.p_local);
+        assert_eq!(together.p_local > 0.5, usable, "{}", together.p_local);
+        let seen = [whole.seen, together.seen];
+        assert!((seen[0] / seen[1] - 1.0).abs() < 0.3 && seen[1] > 80.0, "{seen:?}");
+    }
+    let other = super::State { weights: "another".to_owned(), ..two };
+    assert!(one.merge(other.clone()).is_none());
+    assert!(matches!(scorer().adopt(other), Err(super::BadState::Weights { .. })));
+}
+
 /// Prompts of two tasks in one user message each, the variables first, in the middle or last.
 #[test]
 fn templates_are_told_apart_wherever_their_variables_stand() {

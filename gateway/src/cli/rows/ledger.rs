@@ -32,7 +32,9 @@ pub(super) fn row(line: Value) -> Option<Value> {
     let Some(attempts) = line.get("attempts").and_then(Value::as_array) else { return Some(line) };
     line.get("score").filter(|score| !score.is_null())?;
     let messages = messages(line.get("prompt")?.as_str()?);
-    let route = if line.get("route")?.as_str()? == "local" { "local" } else { "strong" };
+    // Rows of before this was kept say the route's name only.
+    let side = line["side"].as_str().or(line["route"].as_str())?;
+    let route = if side == "local" { "local" } else { "strong" };
     // The first word of either route is an outcome of the plain request; later ones were told what was wrong.
     let mut outcomes = [Value::Null, Value::Null];
     for attempt in attempts.iter().filter(|attempt| matches!(attempt["why"].as_str(), Some("first" | "escalate"))) {
