@@ -119,3 +119,35 @@ fn serve_says_where_it_listens_and_ends_well_when_told_to() {
     assert!(ended.success());
     assert!(child.wait().unwrap().success());
 }
+
+/// `spectra verify` with this on standard input: its exit code, standard output and standard error.
+fn verifies(arguments: &[&str], input: &str) -> (Option<i32>, String, String) {
+    let mut child =
+        spectra(&[&["verify"], arguments].concat()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn verify_ends_with_what_it_found_and_says_what_to_do_with_bad_files() {
+    let row = r#"{"id":"a","text":"{\"a\":1,}","finish_reason":"stop"}"#;
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().to_str().unwrap();
+    for (arguments, input, code, out, err) in [
+        (&["-"][..], r#"{"a":1,}"#, 0, r#""action":"repair""#, ""),
+        (&["-"], r#"{"a":"#, 1, r#""action":"continue""#, ""),
+        (&["--corpus", "-"], row, 0, r#""id":"a""#, "µs per KB"),
+        (&["--corpus", "-"], "", 1, "", "no rows in -: a row is a JSON object on one line"),
+        (&["--corpus", "-"], "{}\nno\n", 1, "", "2 lines of - are no rows, 0 are"),
+        (&["--corpus", "/no/such/file"], "", 1, "", "cannot open /no/such/file"),
+        (&["--corpus", folder], "", 1, "", "is a directory: give a file"),
+        (&["--schema", "/no/such/file", "-"], "{}", 1, "", "--schema takes a file"),
+        (&["--checks", "jsno", "-"], "{}", 1, "", "jsno"),
+        (&["--no-such-option"], "", 2, "", "--no-such-option"),
+    ] {
+        let (ended, said, told) = verifies(arguments, input);
+        assert!(ended == Some(code) && said.contains(out) && told.contains(err), "{arguments:?}: {ended:?}\n{said}\n{told}");
+    }
+}

@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 
 mod download;
 mod folder;
-mod progress;
+pub(super) mod progress;
 mod pull;
 mod source;
 #[cfg(test)]
