@@ -45,6 +45,17 @@ pub enum Phase {
     Total,
 }
 
+/// What a model that refused a request cannot do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Complaint {
+    /// Hold the answer to the wanted form while it is written.
+    Constraint,
+    /// Take so long a prompt with so long an answer.
+    Context,
+    /// A field or a value of the request.
+    Unsupported,
+}
+
 impl std::fmt::Display for Phase {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.as_str())
@@ -91,6 +102,24 @@ impl BackendError {
         matches!(self, Self::Upstream { status: 400 | 413 | 415 | 422, .. })
     }
 
+    /// What an upstream's error body complains of, where that says that another model, or another way of asking, may do.
+    #[must_use]
+    pub fn complaint(&self) -> Option<Complaint> {
+        let Self::Upstream { body, .. } = self else { return None };
+        let body: serde_json::Value = serde_json::from_slice(body).ok()?;
+        let said = body.get("error").filter(|error| error.is_object()).unwrap_or(&body);
+        let word = |name: &str| said.get(name).and_then(serde_json::Value::as_str).unwrap_or_default();
+        // OpenAI names the cause in `code`, llama-server in `type`, vLLM only in the message (its `code` is the status).
+        let named = |cause: &str| word("code").starts_with(cause) || word("type").starts_with(cause);
+        if named("constraint_unsupported") {
+            Some(Complaint::Constraint)
+        } else if named("context_length_exceeded") || named("exceed_context_size") || word("message").contains("maximum context length") {
+            Some(Complaint::Context)
+        } else {
+            named("unsupported").then_some(Complaint::Unsupported)
+        }
+    }
+
     /// How long the upstream asked us to wait (`retry-after-ms`, then `retry-after` in seconds).
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
@@ -107,5 +136,26 @@ impl BackendError {
             }
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_refusal_complains_of() {
+        let check = |body: &'static str, expected: Option<Complaint>| {
+            let error = BackendError::Upstream { status: 400, headers: Box::default(), body: Bytes::from_static(body.as_bytes()) };
+            assert_eq!(error.complaint(), expected, "{body}");
+        };
+        check(r#"{"error":{"code":"context_length_exceeded","message":"…"}}"#, Some(Complaint::Context));
+        check(r#"{"error":{"code":400,"type":"exceed_context_size_error","message":"…"}}"#, Some(Complaint::Context));
+        check(r#"{"object":"error","message":"This model's maximum context length is 8192 tokens.","code":400}"#, Some(Complaint::Context));
+        check(r#"{"error":{"code":"unsupported_parameter","message":"…"}}"#, Some(Complaint::Unsupported));
+        check(r#"{"error":{"code":"constraint_unsupported"}}"#, Some(Complaint::Constraint));
+        check(r#"{"error":{"code":"invalid_value","message":"unsupported: context_length_exceeded"}}"#, None);
+        check(r#"{"error":"unsupported"}"#, None);
+        check("unsupported", None);
     }
 }

@@ -29,7 +29,7 @@ pub use alarm::Alarm;
 pub use build::{BuildError, Local, fleet, renewed};
 pub use chat::ChatRequest;
 pub use chunk::Chunk;
-pub use error::{BackendError, Phase};
+pub use error::{BackendError, Complaint, Phase};
 pub use fleet::{Fleet, Part};
 pub use forward::{Endpoint, Forward, Forwarded};
 pub use guard::Load;

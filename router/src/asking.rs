@@ -19,10 +19,14 @@ pub(crate) struct Before {
 const ROOM: u32 = 4096;
 /// A re-ask quotes at most so many bytes of the answer.
 const EXCERPT_BYTES: usize = 4000;
+/// The same of an answer that repeats itself.
+const LOOP_BYTES: usize = 200;
 
 /// Asks the same model again, told what was wrong, with the change that the hint names.
 pub(crate) fn reask(request: &ChatRequest, before: &Before, hint: Hint, turn: usize) -> Result<ChatRequest, BadRequest> {
-    let excerpt = tail_cut(&before.text, EXCERPT_BYTES);
+    // A loop that is shown again leads a model into it again: its beginning is enough.
+    let most = if matches!(before.flaw, Flaw::Looping { .. }) { LOOP_BYTES } else { EXCERPT_BYTES };
+    let excerpt = tail_cut(&before.text, most);
     let told = feedback(&before.flaw, &before.text);
     let mut messages = Vec::new();
     if !excerpt.trim().is_empty() {
@@ -158,6 +162,13 @@ mod tests {
             assert_eq!(asked.field("odd"), Some("1.0e0"));
             assert_eq!(asked.view().messages.len(), 3);
         }
+    }
+
+    #[test]
+    fn a_loop_is_not_shown_again() {
+        let flaw = Flaw::Looping { period_bytes: 3, excerpt: "la ".into() };
+        let asked = reask(&request(""), &Before { flaw, text: "la ".repeat(2000) }, Hint::Reheat, 1).unwrap();
+        assert!(asked.raw().len() < 1000, "{}", asked.raw().len());
     }
 
     #[test]

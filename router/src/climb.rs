@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use spectra_backends::chat::Format;
 use spectra_backends::chunk::{Finish, Usage};
-use spectra_backends::{Alarm, BackendError, ChatRequest, Chunk, Continuation, Fleet, Reply};
+use spectra_backends::{Alarm, BackendError, ChatRequest, Chunk, Complaint, Continuation, Fleet, Reply};
 use tokio::time::{Instant, sleep};
 
 use crate::asking::{Before, continuation, joined, reask, roomier, unbound};
@@ -222,13 +222,10 @@ impl Climb {
     /// Writes down what the reading cost.
     fn note(&self, question: &Question, draft: &Draft) {
         let cost = cost_usd(&self.router.fleet, &question.backend, draft.usage);
+        self.trail.used(question.index, draft.usage, cost);
         self.trail.write(|account| {
             account.verify_time += draft.verify_time;
-            let attempt = &mut account.attempts[question.index];
-            attempt.usage = draft.usage;
-            attempt.cost_usd = cost;
-            attempt.first_chunk = draft.first_chunk;
-            attempt.total = question.began.elapsed();
+            account.attempts[question.index].first_chunk = draft.first_chunk;
         });
     }
 
@@ -237,11 +234,7 @@ impl Climb {
         if !matches!(&verdict, Verdict::Flawed(Flaw::Backend(_))) {
             self.router.fleet.report(&question.backend, verdict.is_usable());
         }
-        self.trail.write(|account| {
-            let attempt = &mut account.attempts[question.index];
-            attempt.verdict = Some(verdict);
-            attempt.total = question.began.elapsed();
-        });
+        self.trail.end_attempt(question.index, verdict);
     }
 
     fn flowing(&mut self, question: &Question, mut draft: Draft, rest: spectra_backends::ChunkStream, headers: http::HeaderMap) -> Came {
@@ -347,7 +340,6 @@ impl Climb {
     fn faulty(&mut self, question: &Question, error: BackendError) -> Came {
         let seen = self.classed(&error);
         self.retry_after = error.retry_after();
-        self.trail.write(|account| account.attempts[question.index].total = question.began.elapsed());
         self.verdict(question, Verdict::Flawed(Flaw::Backend(error.clone())));
         if self.last.is_none() || matches!(seen, Seen::Refused) {
             self.last = Some(Whole {
@@ -363,14 +355,12 @@ impl Climb {
     }
 
     fn classed(&self, error: &BackendError) -> Seen {
-        let names = |body: &[u8], code: &str| memchr::memmem::find(body, code.as_bytes()).is_some();
-        match error {
-            BackendError::Upstream { body, .. } if names(body, "constraint_unsupported") => Seen::Unbound,
-            BackendError::Upstream { body, .. } if error.is_callers_fault() => {
-                // Too long for this model, or a field it does not know, is no fault of the caller's.
-                if names(body, "context_length_exceeded") || names(body, "unsupported") { Seen::Unfit } else { Seen::Refused }
-            }
-            BackendError::Upstream { status: 401..=404, .. } => Seen::Unfit,
+        match (error, error.complaint()) {
+            (_, Some(Complaint::Constraint)) => Seen::Unbound,
+            // Too long for this model, or a field it does not know, is no fault of the caller's.
+            (_, Some(Complaint::Context | Complaint::Unsupported)) => Seen::Unfit,
+            _ if error.is_callers_fault() => Seen::Refused,
+            (BackendError::Upstream { status: 401..=404, .. }, _) => Seen::Unfit,
             _ => {
                 let doubled = PAUSE * 2u32.saturating_pow(u32::try_from(self.past.len()).unwrap_or(8).min(8));
                 Seen::Fault { after: error.retry_after().unwrap_or(doubled) }

@@ -148,15 +148,11 @@ impl Flow {
         if !matches!(verdict, Verdict::Flawed(Flaw::Backend(_))) {
             self.router.fleet.report(&self.backend, verified != Verified::Failed);
         }
-        let cost = cost_usd(&self.router.fleet, &self.backend, usage);
+        self.trail.used(self.index, usage, cost_usd(&self.router.fleet, &self.backend, usage));
+        self.trail.end_attempt(self.index, verdict.clone());
         self.trail.write(|account| {
             account.verified = verified;
             account.usage = usage;
-            let attempt = &mut account.attempts[self.index];
-            attempt.verdict = Some(verdict.clone());
-            attempt.usage = usage;
-            attempt.cost_usd = cost;
-            attempt.total = self.began.elapsed();
         });
     }
 
@@ -209,14 +205,8 @@ impl Flow {
             Err(error) => Verdict::Flawed(Flaw::Backend(error.clone())),
         };
         let usage = outcome.as_ref().ok().and_then(|(_, _, usage)| *usage);
-        let cost = cost_usd(fleet, &backend, usage);
-        self.trail.write(|account| {
-            let attempt = &mut account.attempts[index];
-            attempt.verdict = Some(verdict);
-            attempt.usage = usage;
-            attempt.cost_usd = cost;
-            attempt.total = opening.began.elapsed();
-        });
+        self.trail.used(index, usage, cost_usd(fleet, &backend, usage));
+        self.trail.end_attempt(index, verdict);
         outcome
     }
 

@@ -56,6 +56,24 @@ impl Trail {
         })
     }
 
+    /// Writes down what an attempt used, as far as its model said.
+    pub(crate) fn used(&self, index: usize, usage: Option<Usage>, cost_usd: f64) {
+        self.write(|account| {
+            let attempt = &mut account.attempts[index];
+            (attempt.usage, attempt.cost_usd) = (usage, cost_usd);
+            attempt.total = attempt.began.elapsed();
+        });
+    }
+
+    /// Writes down how an attempt ended.
+    pub(crate) fn end_attempt(&self, index: usize, verdict: Verdict) {
+        self.write(|account| {
+            let attempt = &mut account.attempts[index];
+            attempt.verdict = Some(verdict);
+            attempt.total = attempt.began.elapsed();
+        });
+    }
+
     pub(crate) fn write<T>(&self, write: impl FnOnce(&mut Account) -> T) -> T {
         write(&mut self.0.lock())
     }
