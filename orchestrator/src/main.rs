@@ -29,10 +29,9 @@ use std::process::ExitCode;
 use anyhow::ensure;
 use clap::Parser as _;
 
-use crate::ask::Upstream;
 use crate::cli::{BuildArgs, Cli, Command};
 use crate::compiler::Compiler;
-use crate::generate::{Author, Budget, Build};
+use crate::generate::{Author, Budget, Build, Planning};
 use crate::plan::{Plan, Priority};
 use crate::progress::{Event, View};
 use crate::template::Set;
@@ -75,7 +74,10 @@ async fn build(args: BuildArgs) -> anyhow::Result<u8> {
     let budget = Budget::new(&config.limits);
     let (plan, from) = match given {
         Some(plan) => (plan, "file"),
-        None => choose_plan(&args, &folder, &request, &name, &set, &upstream, &view, &budget).await?,
+        None => {
+            let planning = Planning { request: &request, name: &name, set: &set, upstream: &upstream, view: &view, budget: &budget };
+            choose_plan(&args, &folder, &planning).await?
+        }
     };
     if args.plan_only {
         writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(&plan)?)?;
@@ -104,17 +106,8 @@ async fn build(args: BuildArgs) -> anyhow::Result<u8> {
 
 /// The stored plan of an unfinished build, else the template set's or the model's; when the model cannot plan, the
 /// template set's in its place, and the report says so.
-#[expect(clippy::too_many_arguments, reason = "the parts of one build, each used once")]
-async fn choose_plan(
-    args: &BuildArgs,
-    folder: &Folder,
-    request: &str,
-    name: &str,
-    set: &Set,
-    upstream: &Upstream,
-    view: &View,
-    budget: &Budget,
-) -> anyhow::Result<(Plan, &'static str)> {
+async fn choose_plan(args: &BuildArgs, folder: &Folder, planning: &Planning<'_>) -> anyhow::Result<(Plan, &'static str)> {
+    let Planning { request, name, set, view, .. } = *planning;
     // A plan that stood in for one is asked for again: the model may be another by now.
     let goes_on = !args.replan && folder.manifest.request == request && !folder.manifest.plan_in_place;
     if let Some(plan) = folder.stored_plan()?.filter(|_| goes_on) {
@@ -125,7 +118,7 @@ async fn choose_plan(
     if args.plan_by_template || args.no_model || (!args.replan && set.gaps(&own, request).is_empty()) {
         return Ok((own, "template"));
     }
-    match generate::plan(request, name, set, upstream, view, budget).await? {
+    match planning.ask().await? {
         Ok(plan) => Ok((plan, "model")),
         Err(why) => {
             let text = format!("the model cannot plan this ({why}); the template set's plan stands in");

@@ -12,7 +12,7 @@ use futures_util::{StreamExt as _, stream};
 pub use author::Author;
 use author::{Spare, Unmade};
 pub use budget::Budget;
-pub use planning::plan;
+pub use planning::Planning;
 
 use crate::ask::Upstream;
 use crate::check::{self, Flaw, Texts};

@@ -22,64 +22,69 @@ const NAMED: &[&str] = &[
     "alembic.ini",
 ];
 
-/// Asks for a plan until one holds; none when the model cannot plan within its attempts.
-///
-/// # Errors
-/// An endpoint that refuses every question (wrong key, unknown model), and the reason.
-pub async fn plan(
-    request: &str,
-    name: &str,
-    set: &Set,
-    upstream: &Upstream,
-    view: &View,
-    budget: &Budget,
-) -> Result<Result<Plan, String>, AskError> {
-    let limits = &budget.limits;
-    let (mut fault, mut same, mut failures) = (None::<String>, 0, 0);
-    let mut max_tokens = limits.answer_tokens;
-    for attempt in 1..=limits.attempts_for_plan {
-        if let Err(spent) = budget.take() {
-            return Ok(Err(spent));
-        }
-        let mut question = prompt::plan(request, name, &set.name, fault.as_deref(), max_tokens);
-        question.stronger = attempt > 2;
-        let answer = match upstream.ask(&question).await {
-            Ok(answer) => answer,
-            Err(err) if err.is_final() => return Err(err),
-            Err(err) => {
-                view.show(&Event::Note { text: &format!("plan, question {attempt}: {err}") });
-                failures += 1;
-                if failures == 2 {
-                    return Ok(Err(err.to_string()));
-                }
-                fault = Some(err.to_string());
-                continue;
+/// What a plan is made from.
+pub struct Planning<'a> {
+    pub request: &'a str,
+    pub name: &'a str,
+    pub set: &'a Set,
+    pub upstream: &'a Upstream,
+    pub view: &'a View,
+    pub budget: &'a Budget,
+}
+
+impl Planning<'_> {
+    /// Asks the model for a plan until one holds; none when it cannot plan within its attempts.
+    ///
+    /// # Errors
+    /// An endpoint that refuses every question (wrong key, unknown model), and the reason.
+    pub async fn ask(&self) -> Result<Result<Plan, String>, AskError> {
+        let limits = &self.budget.limits;
+        let (mut fault, mut same, mut failures) = (None::<String>, 0, 0);
+        let mut max_tokens = limits.answer_tokens;
+        for attempt in 1..=limits.attempts_for_plan {
+            if let Err(spent) = self.budget.take() {
+                return Ok(Err(spent));
             }
-        };
-        budget.spent_on(&answer);
-        let read = if answer.cut {
-            // A large service has a long plan.
-            max_tokens = (max_tokens * 2).min(limits.answer_tokens * 4);
-            Err("it was cut off".to_owned())
-        } else {
-            read(&answer.text, request, name, set)
-        };
-        view.show(&Event::asked("(plan)", attempt, &answer, read.as_ref().err().cloned()));
-        if let Some(id) = &answer.request_id {
-            upstream.feedback(id, read.is_ok(), read.as_ref().err().map(|_| "plan")).await;
-        }
-        match read {
-            Ok(plan) => return Ok(Ok(plan)),
-            Err(why) => {
-                same = if fault.as_ref() == Some(&why) { same + 1 } else { 1 };
-                fault = Some(why);
-                if same == SAME_FAULT {
-                    break;
+            let mut question = prompt::plan(self.request, self.name, &self.set.name, fault.as_deref(), max_tokens);
+            question.stronger = attempt > 2;
+            let answer = match self.upstream.ask(&question).await {
+                Ok(answer) => answer,
+                Err(err) if err.is_final() => return Err(err),
+                Err(err) => {
+                    self.view.show(&Event::Note { text: &format!("plan, question {attempt}: {err}") });
+                    failures += 1;
+                    if failures == 2 {
+                        return Ok(Err(err.to_string()));
+                    }
+                    fault = Some(err.to_string());
+                    continue;
+                }
+            };
+            self.budget.spent_on(&answer);
+            let read = if answer.cut {
+                // A large service has a long plan.
+                max_tokens = (max_tokens * 2).min(limits.answer_tokens * 4);
+                Err("it was cut off".to_owned())
+            } else {
+                read(&answer.text, self.request, self.name, self.set)
+            };
+            self.view.show(&Event::asked("(plan)", attempt, &answer, read.as_ref().err().cloned()));
+            if let Some(id) = &answer.request_id {
+                self.upstream.feedback(id, read.is_ok(), read.as_ref().err().map(|_| "plan")).await;
+            }
+            match read {
+                Ok(plan) => return Ok(Ok(plan)),
+                Err(why) => {
+                    same = if fault.as_ref() == Some(&why) { same + 1 } else { 1 };
+                    fault = Some(why);
+                    if same == SAME_FAULT {
+                        break;
+                    }
                 }
             }
         }
+        Ok(Err(fault.unwrap_or_else(|| "no attempts allowed".to_owned())))
     }
-    Ok(Err(fault.unwrap_or_else(|| "no attempts allowed".to_owned())))
 }
 
 /// The request's name wins over the model's; what every service of the set has, and what the request names, is added.
