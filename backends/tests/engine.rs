@@ -7,9 +7,13 @@ mod support;
 
 use std::sync::OnceLock;
 
+use futures_util::StreamExt;
 use spectra_backends::ChatRequest;
 use spectra_backends::llama::{Ended, Engine, Event, Form, Grammars, Job, Prompt, Refused, Sampling, Settings, TokenChoice};
 use tokio::sync::mpsc;
+
+/// What an allocator may keep of the second half of many requests.
+const GROWS: usize = 4 << 20;
 
 /// One engine for all tests of a process, one test at a time: they count its slots.
 async fn engine() -> (&'static Engine, tokio::sync::MutexGuard<'static, ()>) {
@@ -120,6 +124,29 @@ async fn what_was_read_once_is_not_read_again() {
     assert_eq!(again.cached, length - 1, "all but the token that logits are wanted for");
     let other = ask(engine, &long.replace("first word", "last word"), 4).await;
     assert!(other.cached > length - 16, "{} of {length}", other.cached);
+}
+
+/// More is kept than the cache has room for without slowing everybody down: the rest waits in plain memory.
+#[tokio::test]
+async fn what_was_parked_comes_back() {
+    let (engine, _turn) = engine().await;
+    let words = |at: usize| format!("{at} {}", "The quick brown fox jumps over the lazy dog. ".repeat(12));
+    let mut first = Vec::new();
+    for at in 0..4 {
+        first.push(ask_with_logprobs(engine, &words(at), 8).await);
+    }
+    let stats = engine.stats();
+    assert!(stats.parked_tokens > 1000 && stats.kv_cached_tokens < 1200, "{stats:?}");
+    for at in [2, 0, 3, 1, 0] {
+        let (mut job, events) = job(engine, &words(at), 8);
+        job.sampling.logprobs = Some(3);
+        let length = u32::try_from(job.prompt.len()).unwrap();
+        engine.submit(job).unwrap();
+        let again = read(events).await;
+        assert_eq!(again.cached, length - 1, "{at}");
+        same_but_for_ties(&first[at], &again.tokens).unwrap_or_else(|why| panic!("{at}: {why}"));
+    }
+    assert!(engine.stats().parked_tokens <= stats.kv_capacity);
 }
 
 /// Two greedy answers to the same prompt. llama.cpp rounds differently for batches of different shapes, so they may part
@@ -246,44 +273,92 @@ async fn a_full_queue_says_so() {
     settled(engine).await;
 }
 
-/// Mixed lengths, random leavers, more requests than slots: the answers that are read to the end are those that the same
-/// prompts get alone, and nothing is left behind.
+/// A number below `most`, the same for the same place every time.
+fn dice(at: usize, most: usize) -> usize {
+    (at.wrapping_mul(2_654_435_761) >> 7) % most
+}
+
+/// Resident bytes of this process; where nobody says, nothing grows.
+fn resident() -> usize {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    text.split_whitespace().nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap_or(0) * 4096
+}
+
+/// Eight slots and twice as many callers, prompts and answers of many lengths, a third of the callers leaving at some moment:
+/// answers that are read to the end are those that the same prompts get alone, and nothing is left behind.
+/// A thousand requests with `SPECTRA_TEST_REQUESTS=1000`, of a real model with `SPECTRA_TEST_MODEL`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_mixed_requests_leave_nothing_behind() {
-    let (engine, _turn) = engine().await;
-    let words = |at: usize| format!("{} {}", "again and ".repeat(at % 7 * (at % 3)), at % 25);
+async fn mixed_requests_leave_nothing_behind() {
+    let requests: usize = std::env::var("SPECTRA_TEST_REQUESTS").ok().and_then(|text| text.parse().ok()).unwrap_or(240);
+    let folder = tempfile::tempdir().unwrap();
+    let model = std::env::var_os("SPECTRA_TEST_MODEL").map_or_else(|| support::tiny_model(folder.path()), Into::into);
+    let settings = Settings { context_tokens: Some(1024), slots: Some(8), queue: 16, threads: Some(1), ..Settings::new(model) };
+    let engine = &Engine::start(&settings).unwrap();
+    let words = |kind: usize| format!("{} {kind}", "again and ".repeat(dice(kind, 30)));
+    let length = |kind: usize| u32::try_from(1 + dice(kind + 7, 32)).unwrap();
     let mut alone = Vec::new();
-    for at in 0..21 {
-        alone.push(ask_with_logprobs(engine, &words(at), 12).await);
+    for kind in 0..40 {
+        alone.push(ask_with_logprobs(engine, &words(kind), length(kind)).await);
     }
-    let (mut read_through, mut left) = (0, 0);
-    for round in 0..125_usize {
-        let batch = (0..8_usize).map(|place| async move {
-            let at = (round * 8 + place) % 21;
-            let (mut job, mut events) = job(engine, &words(at), 12);
-            job.sampling.logprobs = Some(3);
-            engine.submit(job).unwrap();
-            if (round * 31 + place * 17) % 3 == 0 {
-                for _ in 0..(round + place) % 5 {
-                    events.recv().await;
-                }
-                return None;
+    let one = |at: usize| async move {
+        let kind = dice(at, 40);
+        let (mut job, mut events) = job(engine, &words(kind), length(kind));
+        job.sampling.logprobs = Some(3);
+        engine.submit(job).unwrap();
+        if dice(at, 3) == 0 {
+            for _ in 0..dice(at + 1, 12) {
+                events.recv().await;
             }
-            Some((at, read(events).await))
-        });
-        for done in futures_util::future::join_all(batch).await {
-            match done {
-                None => left += 1,
-                Some((at, answer)) => {
-                    read_through += 1;
-                    same_but_for_ties(&alone[at], &answer.tokens).unwrap_or_else(|why| panic!("{}: {why}", words(at)));
-                }
+            return None;
+        }
+        Some((kind, read(events).await))
+    };
+    let (mut read_through, mut left, mut warm) = (0, 0, 0);
+    let mut answers = futures_util::stream::iter((0..requests).map(one)).buffer_unordered(16);
+    while let Some(answer) = answers.next().await {
+        match answer {
+            None => left += 1,
+            Some((kind, answer)) => {
+                read_through += 1;
+                same_but_for_ties(&alone[kind], &answer.tokens).unwrap_or_else(|why| panic!("{}: {why}", words(kind)));
             }
         }
+        if read_through + left == requests / 2 {
+            warm = resident();
+        }
     }
-    assert!(read_through > 500 && left > 200, "{read_through} read, {left} left");
     settled(engine).await;
+    let grown = resident().saturating_sub(warm);
+    println!("{read_through} read, {left} left, {} KiB resident and {} KiB more than half way", resident() >> 10, grown >> 10);
+    assert!(read_through > requests / 2 && left > requests / 5, "{read_through} read, {left} left");
     let stats = engine.stats();
     assert_eq!((stats.slots_busy, stats.waiting, stats.kv_tokens, stats.failed_total), (0, 0, 0, 0));
+    assert_eq!(stats.requests_total, u64::try_from(requests).unwrap() + 40);
     assert!(stats.kv_cached_tokens <= stats.kv_capacity);
+    assert!(grown <= GROWS, "{grown} bytes more after the second half");
+}
+
+/// Tokens that a schema forces are decoded together and are the same ones that come one by one.
+#[tokio::test]
+async fn what_a_schema_forces_costs_no_step() {
+    let (engine, _turn) = engine().await;
+    let grammars = Grammars::of(engine.model());
+    let schema = r#"{"type":"object","properties":{"the name of the city":{"enum":["hell","world"]},"yes or no":{"type":"boolean"}},"required":["the name of the city","yes or no"],"additionalProperties":false}"#;
+    let mut answers = Vec::new();
+    for logprobs in [Some(0), None] {
+        let (mut job, events) = job(engine, "Describe a city as JSON.", 200);
+        job.constraint = Some(grammars.compile(&Form::Schema(schema.into())).unwrap());
+        job.sampling.logprobs = logprobs;
+        let steps = engine.stats().steps_total;
+        engine.submit(job).unwrap();
+        let answer = read(events).await;
+        settled(engine).await;
+        answers.push((answer.text, answer.completion_tokens, engine.stats().steps_total - steps));
+    }
+    let [(slow, one_by_one, _), (quick, together, steps)] = &answers[..] else { unreachable!() };
+    assert_eq!(slow, quick);
+    let value: serde_json::Value = serde_json::from_str(quick).unwrap();
+    assert!(value["yes or no"].is_boolean(), "{value}");
+    // Two values are a choice; all the rest is one run before, one between and one behind them.
+    assert!(one_by_one == together && *steps < u64::from(together / 3), "{answers:?}");
 }

@@ -132,6 +132,8 @@ fn engine_sample(state: &State) -> EngineSample {
         generated_tokens: state.past_tokens[1] + stats.generated_tokens_total,
         restarts: state.restarts,
         exits: state.exits.clone(),
+        memory: health.memory_bytes,
+        gpus: health.gpus.into_iter().map(|gpu| (gpu.name, [gpu.free_bytes, gpu.total_bytes])).collect(),
     }
 }
 

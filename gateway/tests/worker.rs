@@ -1,7 +1,7 @@
 //! The supervised worker, as the gateway uses it: the real binary, signals sent to it, damaged files given to it.
 
 #![cfg(all(unix, feature = "llama"))]
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test program: its helpers fail loudly")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test program: its helpers fail loudly")]
 
 #[path = "../../backends/tests/support/mod.rs"]
 mod support;
@@ -291,6 +291,68 @@ async fn a_model_is_there_while_somebody_wants_it() {
         let state = tokio::time::timeout(PATIENCE, unloaded).await.unwrap().unwrap().clone();
         assert_eq!((state.phase, state.restarts, state.past_tokens[1]), (WorkerPhase::Unloaded, 0, round * 908), "{state:?}");
     }
+}
+
+/// The log of this process, as it would be written.
+#[derive(Clone, Default)]
+struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    fn start() -> Self {
+        let log = Self::default();
+        let writer = log.clone();
+        tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false).with_writer(move || writer.clone()).init();
+        log
+    }
+
+    /// Waits for a line of a worker with this level and beginning, and returns the rest of it.
+    async fn line(&self, level: &str, begin: &str) -> String {
+        let marked = format!("{level} spectra::worker: {begin}");
+        let found = async {
+            loop {
+                let text = String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned();
+                if let Some(rest) = text.lines().find_map(|line| Some(line.split_once(&marked)?.1.to_owned())) {
+                    return rest;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let text = || String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned();
+        tokio::time::timeout(PATIENCE, found).await.unwrap_or_else(|_| panic!("no {marked} in\n{}", text()))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_worker_says_is_logged_at_its_level() {
+    let log = Log::start();
+    let (_supervisor, folder) = tiny().await;
+    let ready = log.line("INFO", "engine ready").await;
+    assert!(ready.contains("context_tokens=1024") && ready.contains("slots=4") && ready.contains("threads=1"), "{ready}");
+    log.line("DEBUG", "llama.cpp: llama_model_loader: loaded meta data").await;
+    log.line("WARN", "llama.cpp: ").await;
+
+    // Its header is well; that its weights are not all there is for llama.cpp to find.
+    let cut = folder.path().join("cut.gguf");
+    let whole = support::tiny_bytes();
+    std::fs::write(&cut, &whole[..whole.len() - 1000]).unwrap();
+    let supervisor = Supervisor::start(settings(cut), supervision()).unwrap();
+    let mut state = supervisor.watch();
+    let down = state.wait_for(|state| state.phase == WorkerPhase::Down);
+    let exit = tokio::time::timeout(PATIENCE, down).await.unwrap().unwrap().last_exit.clone().unwrap();
+    assert_eq!(exit.reason, "model");
+    let why = log.line("ERROR", "llama.cpp: ").await;
+    assert!(exit.words.contains(&why) && why.contains("file bounds"), "{why}; {}", exit.words);
 }
 
 async fn embed(supervisor: &Supervisor, body: &str) -> Result<serde_json::Value, BackendError> {

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 
 use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
-use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie};
+use llguidance::toktrie::{InferenceCapabilities, TokEnv, TokRxInfo, TokTrie, TokenizerEnv};
 use llguidance::{Matcher, ParserFactory};
 use parking_lot::Mutex;
 
@@ -65,6 +65,24 @@ struct Kept {
     strength: Strength,
 }
 
+/// The vocabulary as llguidance wants it. Text that a grammar forces is cut into tokens as the model's own tokenizer does it:
+/// other cuts spell the same, but the model has not learned from them.
+struct Words {
+    trie: TokTrie,
+    model: Arc<Model>,
+}
+
+impl TokenizerEnv for Words {
+    fn tok_trie(&self) -> &TokTrie {
+        &self.trie
+    }
+
+    fn tokenize_bytes(&self, text: &[u8]) -> Vec<u32> {
+        let own = self.model.tokenize_inside(text);
+        own.map_or_else(|| self.trie.greedy_tokenize(text), |tokens| tokens.into_iter().map(Token::cast_unsigned).collect())
+    }
+}
+
 /// One answer's way through a grammar.
 pub struct Constraint {
     matcher: Matcher,
@@ -75,7 +93,7 @@ pub struct Constraint {
 impl Grammars {
     /// Reads the vocabulary; cheap beside loading the model.
     #[must_use]
-    pub fn of(model: &Model) -> Self {
+    pub fn of(model: &Arc<Model>) -> Self {
         let words: Vec<Vec<u8>> = (0..model.vocabulary()).map(|at| word(model, at)).collect();
         let ends: Vec<u32> = (0_u32..).take(words.len()).filter(|token| model.ends(token.cast_signed())).collect();
         let end = model.end_token().unwrap_or_else(|| ends.first().copied().unwrap_or(0));
@@ -84,7 +102,7 @@ impl Grammars {
         let info = TokRxInfo::new(u32::try_from(words.len()).unwrap_or(u32::MAX), end);
         let trie = TokTrie::from(&info, &words).with_eos_tokens(&all);
         let numbers = Arc::new(Numbers::of(&words));
-        let environment: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
+        let environment: TokEnv = Arc::new(Words { trie, model: Arc::clone(model) });
         Self { environment, factory: OnceLock::new(), kept: Mutex::default(), numbers }
     }
 
@@ -168,6 +186,14 @@ impl Constraint {
         let mut bits = mask.as_slice().to_vec();
         self.numbers.restrict(&mut bits);
         Ok(bits)
+    }
+
+    /// The tokens that come next in any case. Nothing has to be computed to know them.
+    pub(crate) fn forced(&mut self) -> Vec<Token> {
+        if self.matcher.is_stopped() {
+            return Vec::new();
+        }
+        self.matcher.compute_ff_tokens().into_iter().map(u32::cast_signed).collect()
     }
 
     /// Takes note of the token that was chosen.

@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use llama_cpp_2::DecodeError;
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams, LlamaPoolingType};
+use llama_cpp_2::context::session::{LlamaStateSeqFlags, SeqState};
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_sys_2::{LLAMA_FLASH_ATTN_TYPE_AUTO, LLAMA_FLASH_ATTN_TYPE_DISABLED, LLAMA_FLASH_ATTN_TYPE_ENABLED};
@@ -194,6 +195,22 @@ impl<'model> Context<'model> {
         self.known_sequence(from)?;
         self.known_sequence(to)?;
         self.inner.copy_kv_cache_seq(from, to, Some(0), Some(length)).map_err(|_| Guarded::Sequence(to))
+    }
+
+    /// Bytes that `save` would take.
+    pub(crate) fn saved_bytes(&self, sequence: i32) -> usize {
+        self.known_sequence(sequence).map_or(0, |()| self.inner.state_seq_get_size_ext(sequence, LlamaStateSeqFlags::empty()))
+    }
+
+    /// A copy of a sequence's keys and values in plain memory.
+    pub(crate) fn save(&self, sequence: i32) -> Option<SeqState> {
+        self.known_sequence(sequence).ok()?;
+        self.inner.state_seq_get(sequence, LlamaStateSeqFlags::empty()).ok()
+    }
+
+    /// Puts a copy back, in place of what the sequence has. False, and the sequence is empty, where there is no room.
+    pub(crate) fn restore(&mut self, sequence: i32, state: &SeqState) -> bool {
+        self.known_sequence(sequence).is_ok() && self.inner.state_seq_set(state, sequence).is_ok()
     }
 
     fn known_sequence(&self, sequence: i32) -> Result<(), Guarded> {

@@ -169,7 +169,7 @@ impl Engine {
     }
 
     #[must_use]
-    pub fn model(&self) -> &Model {
+    pub fn model(&self) -> &Arc<Model> {
         &self.model
     }
 

@@ -154,7 +154,7 @@ fn mib(bytes: u64) -> u64 {
 }
 
 /// `MemAvailable` of Linux, less where a control group allows less; `None` where nobody says.
-fn available_bytes() -> Option<u64> {
+pub(super) fn available_bytes() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let machine = line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)?;

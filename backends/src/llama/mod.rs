@@ -20,6 +20,8 @@ mod embedder;
 #[cfg(feature = "llama")]
 mod engine;
 #[cfg(feature = "llama")]
+mod log;
+#[cfg(feature = "llama")]
 mod model;
 #[cfg(feature = "llama")]
 mod prompt;
@@ -37,7 +39,7 @@ mod tools;
 pub use file::{Header, LoadError};
 pub use memory::Plan;
 pub use settings::{GpuSplit, KvType, Pooling, Settings};
-pub use snapshot::Snapshot;
+pub use snapshot::{Gpu, Snapshot};
 pub use supervisor::{Exit, Health, State, Supervision, Supervisor, WorkerPhase};
 
 #[cfg(feature = "llama")]
@@ -45,7 +47,7 @@ pub use constraint::{Constraint, Form, Grammars, Strength, Unsupported};
 #[cfg(feature = "llama")]
 pub use engine::{Ended, Engine, Event, Job, Limits, Refused};
 #[cfg(feature = "llama")]
-pub use model::Model;
+pub use model::{Model, gpus};
 #[cfg(feature = "llama")]
 pub use prompt::{Prompt, PromptError};
 #[cfg(feature = "llama")]

@@ -11,7 +11,7 @@ use llama_cpp_2::{LlamaBackendDeviceType, list_llama_ggml_backend_devices};
 
 use super::file::{Header, LoadError};
 use super::memory::Plan;
-use super::{GpuSplit, Settings};
+use super::{Gpu, GpuSplit, Settings};
 
 pub(crate) type Token = i32;
 
@@ -45,7 +45,7 @@ pub(crate) fn backend() -> Result<&'static LlamaBackend, LoadError> {
     static BACKEND: OnceLock<Option<LlamaBackend>> = OnceLock::new();
     BACKEND
         .get_or_init(|| {
-            llama_cpp_2::send_logs_to_tracing(llama_cpp_2::LogOptions::default());
+            super::log::listen();
             LlamaBackend::init().ok()
         })
         .as_ref()
@@ -61,7 +61,11 @@ impl Model {
         let path = &settings.model;
         let header = Header::read(path)?;
         let backend = backend()?;
-        let plan = Plan::of(settings, &header, &free_on_gpus())?;
+        let gpus = gpus();
+        for Gpu { name, model, free_bytes, total_bytes } in &gpus {
+            tracing::info!(gpu = %name, %model, free_mib = free_bytes >> 20, total_mib = total_bytes >> 20, "GPU found");
+        }
+        let plan = Plan::of(settings, &header, &gpus.iter().map(|gpu| gpu.free_bytes).collect::<Vec<_>>())?;
         let split = match settings.gpu_split {
             GpuSplit::Layer => LlamaSplitMode::Layer,
             GpuSplit::Row => LlamaSplitMode::Row,
@@ -163,6 +167,23 @@ impl Model {
         self.weights.vocab().tokenize(text.as_bytes(), true, false).into_iter().map(|token| token.0).collect()
     }
 
+    /// Tokens of a piece from the middle of a text; `None` where the tokenizer does not give the same bytes back.
+    pub(crate) fn tokenize_inside(&self, text: &[u8]) -> Option<Vec<Token>> {
+        let text = std::str::from_utf8(text).ok()?;
+        // Some tokenizers put a space before every text, and it may grow into the first word: behind a line's end it cannot.
+        ["", "\n"].into_iter().find_map(|before| {
+            let tokens = self.weights.vocab().tokenize(format!("{before}{text}").as_bytes(), false, false);
+            let mut left = text.as_bytes();
+            let mut begins = tokens.len();
+            while !left.is_empty() {
+                begins = begins.checked_sub(1)?;
+                let piece = self.piece(tokens[begins].0);
+                left = left.strip_suffix(piece).filter(|_| !piece.is_empty())?;
+            }
+            Some(tokens[begins..].iter().map(|token| token.0).collect())
+        })
+    }
+
     /// Whether the key-value cache can be cut at any token, which reuse of prefixes needs.
     #[must_use]
     pub fn cuts_anywhere(&self) -> bool {
@@ -194,18 +215,20 @@ impl Model {
     }
 }
 
-/// Free bytes of each GPU that this build can use.
-fn free_on_gpus() -> Vec<u64> {
+/// The GPUs that this build can use, and their memory now.
+#[must_use]
+pub fn gpus() -> Vec<Gpu> {
     if !backend().is_ok_and(LlamaBackend::supports_gpu_offload) {
         return Vec::new();
     }
     let is_gpu = |kind| matches!(kind, LlamaBackendDeviceType::Gpu | LlamaBackendDeviceType::IntegratedGpu);
     let devices = list_llama_ggml_backend_devices().into_iter().filter(|device| is_gpu(device.device_type));
     devices
-        .map(|device| {
-            let (free, total) = (device.memory_free as u64, device.memory_total as u64);
-            tracing::info!(gpu = %device.name, model = %device.description, free_mib = free >> 20, total_mib = total >> 20, "GPU found");
-            free
+        .map(|device| Gpu {
+            name: device.name,
+            model: device.description,
+            free_bytes: device.memory_free as u64,
+            total_bytes: device.memory_total as u64,
         })
         .collect()
 }

@@ -9,6 +9,8 @@ use crate::chat;
 
 /// Tokens that `repeat_penalty` looks back over.
 const PENALTY_WINDOW: usize = 64;
+/// Logits looked at together.
+const BLOCK: usize = 64;
 /// Without `top_k`, logits further than this below the best (times the temperature, if above 1) are left out.
 /// All of them together weigh less than 1e-5 in any known vocabulary.
 const NEGLIGIBLE: f32 = 25.0;
@@ -80,6 +82,18 @@ impl Sampling {
     }
 }
 
+impl Sampling {
+    /// Whether a logit may be changed before the draw.
+    fn adjusts(&self) -> bool {
+        self.repeats() || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0 || !self.logit_bias.is_empty()
+    }
+
+    #[expect(clippy::float_cmp, reason = "compared with the value that stands for off")]
+    fn repeats(&self) -> bool {
+        self.repeat_penalty != 1.0 && self.repeat_penalty > 0.0
+    }
+}
+
 impl Sampler {
     pub(crate) fn new(settings: Sampling, prompt: &[Token]) -> Self {
         let recent = prompt[prompt.len().saturating_sub(PENALTY_WINDOW)..].iter().copied().collect();
@@ -89,17 +103,20 @@ impl Sampler {
 
     /// The next token; `None` if the constraint (a bit per token) allows none.
     pub(crate) fn choose(&mut self, logits: &[f32], allowed: Option<&[u32]>) -> Option<TokenChoice> {
-        self.work.clear();
-        self.work.extend_from_slice(logits);
-        self.penalise();
-        if let Some(bits) = allowed {
-            for (at, logit) in self.work.iter_mut().enumerate() {
-                if bits.get(at / 32).is_none_or(|word| word >> (at % 32) & 1 == 0) {
-                    *logit = f32::NEG_INFINITY;
-                }
+        let token = if allowed.is_none() && !self.settings.adjusts() {
+            self.pick(logits)
+        } else {
+            let mut work = std::mem::take(&mut self.work);
+            work.clear();
+            work.extend_from_slice(logits);
+            self.penalise(&mut work);
+            if let Some(bits) = allowed {
+                forbid(&mut work, bits);
             }
-        }
-        let token = if self.settings.temperature <= 0.0 { greedy(&self.work) } else { self.draw() }?;
+            let token = self.pick(&work);
+            self.work = work;
+            token
+        }?;
         let (logprob, top) = match self.settings.logprobs {
             None => (None, Vec::new()),
             Some(count) => {
@@ -120,43 +137,42 @@ impl Sampler {
     }
 
     #[expect(clippy::cast_precision_loss, reason = "a count of tokens in one answer")]
-    #[expect(clippy::float_cmp, reason = "compared with the value that stands for off")]
-    fn penalise(&mut self) {
+    fn penalise(&self, logits: &mut [f32]) {
         let set = &self.settings;
         let at = |token: Token| usize::try_from(token).unwrap_or(usize::MAX);
-        if set.repeat_penalty != 1.0 && set.repeat_penalty > 0.0 {
+        if set.repeats() {
             let mut seen: Vec<Token> = self.recent.iter().copied().collect();
             seen.sort_unstable();
             seen.dedup();
             for token in seen {
-                if let Some(logit) = self.work.get_mut(at(token)) {
+                if let Some(logit) = logits.get_mut(at(token)) {
                     *logit = if *logit > 0.0 { *logit / set.repeat_penalty } else { *logit * set.repeat_penalty };
                 }
             }
         }
         if set.presence_penalty != 0.0 || set.frequency_penalty != 0.0 {
             for (token, count) in &self.answered {
-                if let Some(logit) = self.work.get_mut(at(*token)) {
+                if let Some(logit) = logits.get_mut(at(*token)) {
                     *logit -= set.presence_penalty + set.frequency_penalty * *count as f32;
                 }
             }
         }
         for (token, bias) in &set.logit_bias {
-            if let Some(logit) = self.work.get_mut(at(*token)) {
+            if let Some(logit) = logits.get_mut(at(*token)) {
                 *logit = if *bias <= -100.0 { f32::NEG_INFINITY } else { *logit + bias };
             }
         }
     }
 
-    fn draw(&mut self) -> Option<Token> {
+    fn pick(&mut self, logits: &[f32]) -> Option<Token> {
+        if self.settings.temperature <= 0.0 { greedy(logits) } else { self.draw(logits) }
+    }
+
+    fn draw(&mut self, logits: &[f32]) -> Option<Token> {
         let set = &self.settings;
         let count = if set.top_k == 0 { usize::MAX } else { set.top_k as usize };
-        let floor = if set.top_k == 0 {
-            self.work.iter().copied().fold(f32::NEG_INFINITY, f32::max) - NEGLIGIBLE * set.temperature.max(1.0)
-        } else {
-            f32::NEG_INFINITY
-        };
-        highest(&self.work, count, floor, &mut self.best);
+        let floor = if set.top_k == 0 { highest_of(logits) - NEGLIGIBLE * set.temperature.max(1.0) } else { f32::NEG_INFINITY };
+        highest(logits, count, floor, &mut self.best);
         let &(top, first) = self.best.first()?;
         let weights: Vec<f32> = self.best.iter().map(|(logit, _)| (logit - top).exp()).collect();
         let mass = weights.iter().sum::<f32>() * set.top_p;
@@ -180,6 +196,18 @@ impl Sampler {
     }
 }
 
+fn forbid(logits: &mut [f32], allowed: &[u32]) {
+    for (at, logit) in logits.iter_mut().enumerate() {
+        if allowed.get(at / 32).is_none_or(|word| word >> (at % 32) & 1 == 0) {
+            *logit = f32::NEG_INFINITY;
+        }
+    }
+}
+
+fn highest_of(logits: &[f32]) -> f32 {
+    logits.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+}
+
 fn greedy(logits: &[f32]) -> Option<Token> {
     let mut best = (f32::NEG_INFINITY, None);
     for (at, logit) in logits.iter().enumerate() {
@@ -195,15 +223,21 @@ fn highest(logits: &[f32], count: usize, mut floor: f32, out: &mut Vec<(f32, Tok
     let order = |a: &(f32, Token), b: &(f32, Token)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
     let full = count.saturating_mul(4).max(256);
     out.clear();
-    for (logit, token) in logits.iter().zip(0..) {
-        if *logit > floor {
-            out.push((*logit, token));
-            if count != usize::MAX && out.len() >= full {
-                out.select_nth_unstable_by(count - 1, order);
-                out.truncate(count);
-                // Later tokens with the same logit lose the tie, so "above" is right.
-                floor = out[count - 1].0;
+    for (block, first) in logits.chunks(BLOCK).zip((0..).step_by(BLOCK)) {
+        // Most blocks have nothing, and that is seen many numbers at a time.
+        if !block.iter().fold(false, |any, logit| any | (*logit > floor)) {
+            continue;
+        }
+        for (logit, token) in block.iter().zip(first..) {
+            if *logit > floor {
+                out.push((*logit, token));
             }
+        }
+        if count != usize::MAX && out.len() >= full {
+            out.select_nth_unstable_by(count - 1, order);
+            out.truncate(count);
+            // Later tokens with the same logit lose the tie, so "above" is right.
+            floor = out[count - 1].0;
         }
     }
     out.sort_unstable_by(order);
@@ -211,7 +245,7 @@ fn highest(logits: &[f32], count: usize, mut floor: f32, out: &mut Vec<(f32, Tok
 }
 
 fn logprobs(logits: &[f32], token: Token, count: usize, scratch: &mut Vec<(f32, Token)>) -> (f32, Vec<(Token, f32)>) {
-    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let top = highest_of(logits);
     let total = top + logits.iter().map(|logit| (logit - top).exp()).sum::<f32>().ln();
     if count > 0 {
         highest(logits, count, f32::NEG_INFINITY, scratch);

@@ -20,6 +20,8 @@ const STREAMING_STEP: Duration = Duration::from_millis(80);
 const READING_STEP: Duration = Duration::from_secs(5);
 /// Fewer prompt tokens in a step than this waste the weights' trip through memory.
 const LEAST_SHARE: usize = 32;
+/// Time over which the rate of tokens is told.
+const RATE_OVER: Duration = Duration::from_secs(1);
 /// How long to look away when every answer waits for its reader.
 const PAUSE: Duration = Duration::from_millis(2);
 /// A job waits for a running one that is reading the same prompt, if that saves so many tokens.
@@ -37,6 +39,8 @@ pub(crate) struct Scheduler<'model> {
     reuse: Reuse,
     /// Microseconds a prompt token takes, smoothed.
     prompt_token_micros: f64,
+    /// Since when tokens are counted for the rate, and how many there were then.
+    counted: (Instant, u64),
 }
 
 impl<'model> Scheduler<'model> {
@@ -54,6 +58,7 @@ impl<'model> Scheduler<'model> {
             parting: Vec::new(),
             reuse,
             prompt_token_micros: 1000.0,
+            counted: (Instant::now(), 0),
         }
     }
 
@@ -64,6 +69,9 @@ impl<'model> Scheduler<'model> {
             if !self.take_in(inbox, idle) {
                 return;
             }
+            if idle {
+                self.counted.0 = Instant::now();
+            }
             self.part();
             self.admit();
             let busy = self.step();
@@ -71,6 +79,7 @@ impl<'model> Scheduler<'model> {
             self.publish();
             let nothing = self.running.is_empty() && self.waiting.is_empty() && self.parting.is_empty();
             idle = nothing;
+            self.tell_rate(idle);
             if !busy && !nothing {
                 // Readers are slow or a job waits for another: nothing tells us when that ends.
                 match inbox.recv_timeout(PAUSE) {
@@ -138,12 +147,16 @@ impl<'model> Scheduler<'model> {
                 at += 1;
                 continue;
             }
-            let Some(id) = self.reuse.take(&mut self.context, &ready, &job.prompt) else { return };
+            let Some((id, cached)) = self.reuse.take(&mut self.context, &ready) else { return };
             let Some(job) = self.waiting.remove(at) else { return };
+            self.reuse.tidy(&mut self.context);
             self.leave_queue();
             add(&self.stats.prompt_tokens, job.prompt.len());
-            add(&self.stats.cached_tokens, ready.length);
-            self.running.push(Sequence::new(id, job, ready.length, self.limits.context_tokens));
+            add(&self.stats.cached_tokens, cached);
+            let mut sequence = Sequence::new(id, job, cached, self.limits.context_tokens);
+            // That it has begun is told at once: the next step passes over answers with something left to tell.
+            sequence.outbox.flush_open();
+            self.running.push(sequence);
         }
     }
 
@@ -174,20 +187,21 @@ impl<'model> Scheduler<'model> {
         true
     }
 
-    /// Fills the batch: every streaming answer's next token, then prompts, the budget split evenly among them.
+    /// Fills the batch: every streaming answer's next tokens (more than one where they were forced), then prompts, the budget
+    /// split evenly among them.
     fn fill(&mut self) -> usize {
         self.context.clear_batch();
-        let mut streaming = false;
+        let streams = self.running.iter().filter(|sequence| sequence.is_streaming()).count();
+        let room = self.context.capacity() / streams.max(1);
         for sequence in &mut self.running {
             sequence.in_batch = 0;
             sequence.row = None;
             if sequence.is_streaming() && sequence.outbox.is_empty() {
-                streaming = true;
-                sequence.put(&mut self.context, 1);
+                sequence.put(&mut self.context, room);
             }
         }
         let taken: usize = self.running.iter().map(|sequence| sequence.in_batch).sum();
-        let mut budget = self.share(streaming).min(self.context.capacity() - taken);
+        let mut budget = self.share(taken > 0).min(self.context.capacity() - taken);
         let mut reading: Vec<&mut Sequence> =
             self.running.iter_mut().filter(|sequence| !sequence.is_streaming() && sequence.outbox.is_empty()).collect();
         reading.sort_by_key(|sequence| sequence.missing());
@@ -218,8 +232,7 @@ impl<'model> Scheduler<'model> {
             let Some(row) = sequence.row else { continue };
             match self.context.logits(row) {
                 Ok(logits) => {
-                    sampled += 1;
-                    sequence.advance(self.model, logits);
+                    sampled += sequence.advance(self.model, logits);
                 }
                 Err(error) => sequence.fail(&error.to_string()),
             }
@@ -255,10 +268,24 @@ impl<'model> Scheduler<'model> {
         }
     }
 
+    /// Tokens of answers per second, over the last second or a little more.
+    fn tell_rate(&mut self, idle: bool) {
+        let (since, before) = self.counted;
+        let elapsed = since.elapsed();
+        if !idle && elapsed < RATE_OVER {
+            return;
+        }
+        let now = self.stats.generated_tokens.load(std::sync::atomic::Ordering::Relaxed);
+        let rate = u128::from(now - before) * 1_000_000 / elapsed.as_millis().max(1);
+        set(&self.stats.tokens_per_kilosecond, if idle { 0 } else { usize::try_from(rate).unwrap_or(usize::MAX) });
+        self.counted = (Instant::now(), now);
+    }
+
     fn publish(&self) {
         set(&self.stats.busy, self.running.len());
         set(&self.stats.kv_tokens, self.running.iter().map(|sequence| sequence.done).sum());
         set(&self.stats.kv_cached_tokens, self.reuse.tokens());
+        set(&self.stats.parked_tokens, self.reuse.parked_tokens());
     }
 }
 

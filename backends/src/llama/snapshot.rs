@@ -2,6 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Memory of a GPU that the worker can use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gpu {
+    pub name: String,
+    /// What its driver calls it.
+    pub model: String,
+    pub free_bytes: u64,
+    pub total_bytes: u64,
+}
+
 /// The values at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -16,6 +26,8 @@ pub struct Snapshot {
     /// Tokens kept in it for prompts that begin the same.
     pub kv_cached_tokens: u64,
     pub kv_capacity: u64,
+    /// Tokens kept in plain memory for the same purpose.
+    pub parked_tokens: u64,
     /// Jobs taken in since start, whatever became of them.
     pub requests_total: u64,
     /// Jobs whose receiver left.
@@ -26,6 +38,8 @@ pub struct Snapshot {
     /// Prompt tokens that did not have to be computed.
     pub cached_tokens_total: u64,
     pub generated_tokens_total: u64,
+    /// Tokens of answers in a thousand seconds, as of the last second or more of work; 0 while there is none.
+    pub tokens_per_kilosecond: u64,
     pub steps_total: u64,
     /// Time in steps with prompt tokens in them, in microseconds.
     pub prefill_micros_total: u64,

@@ -137,6 +137,11 @@ pub struct Health {
     pub chat: bool,
     pub embeddings: bool,
     pub stats: super::Snapshot,
+    /// Resident bytes of the worker.
+    pub memory_bytes: u64,
+    /// Of the model's layers and its output.
+    pub gpu_layers: u32,
+    pub gpus: Vec<super::Gpu>,
 }
 
 /// What a call to the worker needs.

@@ -20,12 +20,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use spectra_backends::chat::{BadRequest, Format, Tool, ToolChoice, View};
 use spectra_backends::llama::{
-    Constraint, Engine, Form, Grammars, LoadError, Prompt, PromptError, Settings, Strength, Style, Unsupported, grammar,
+    Constraint, Engine, Form, Grammars, LoadError, Prompt, PromptError, Settings, Strength, Style, Unsupported, gpus, grammar,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 
 use self::respond::{Body, Problem};
+use crate::metrics::resident_bytes;
 
 /// Largest request body, in bytes.
 const MOST_BODY: usize = 64 << 20;
@@ -276,7 +277,7 @@ async fn handle(loaded: Option<Arc<Loaded>>, request: Request<Incoming>) -> Resu
     match (request.method(), path.as_str()) {
         (&Method::GET, "/health" | "/v1/health") => Ok(respond::json(StatusCode::OK, health(&loaded))),
         (&Method::GET, "/stats") => Ok(respond::json(StatusCode::OK, json!(loaded.engine.stats()).to_string())),
-        (&Method::GET, "/metrics") => Ok(respond::text("text/plain; version=0.0.4", metrics::text(&loaded.engine.stats()))),
+        (&Method::GET, "/metrics") => Ok(respond::text("text/plain; version=0.0.4", metrics::text(&loaded))),
         (&Method::GET, "/v1/models") => Ok(respond::json(StatusCode::OK, models(&loaded))),
         (&Method::POST, "/v1/chat/completions") => {
             let body = body(request).await?;
@@ -313,6 +314,9 @@ fn health(loaded: &Loaded) -> String {
         "chat": loaded.prompt.is_ok() && !loaded.embeds,
         "embeddings": loaded.embeds,
         "stats": loaded.engine.stats(),
+        "memory_bytes": resident_bytes().unwrap_or(0),
+        "gpu_layers": loaded.engine.model().plan().gpu_layers,
+        "gpus": gpus(),
     })
     .to_string()
 }

@@ -89,6 +89,9 @@ pub(super) struct Engine {
     pub generated_tokens: IntCounterVec,
     pub restarts: IntCounterVec,
     pub exits: IntCounterVec,
+    pub memory: IntGaugeVec,
+    pub gpu_free: IntGaugeVec,
+    pub gpu_memory: IntGaugeVec,
 }
 
 #[derive(Debug)]
@@ -241,6 +244,9 @@ impl Engine {
             generated_tokens: declare.counters("spectra_engine_generated_tokens_total", &["model"], "Tokens the local worker has generated.")?,
             restarts: declare.counters("spectra_engine_restarts_total", &["model"], "Times the local worker was started again after it ended or hung.")?,
             exits: declare.counters("spectra_engine_exits_total", &["model", "reason"], "Ends of local workers: abort, killed, crash, hung, model, memory, not_started, not_ready, exit, or idle (unloaded).")?,
+            memory: declare.gauges("spectra_engine_memory_bytes", &["model"], "Resident memory of the local worker.")?,
+            gpu_free: declare.gauges("spectra_engine_gpu_memory_free_bytes", &["model", "gpu"], "Free memory of a GPU that the local worker can use.")?,
+            gpu_memory: declare.gauges("spectra_engine_gpu_memory_bytes", &["model", "gpu"], "Memory of a GPU that the local worker can use.")?,
         })
     }
 }

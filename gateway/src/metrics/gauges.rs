@@ -28,6 +28,10 @@ pub struct EngineSample {
     pub restarts: u64,
     /// How often workers ended, by reason.
     pub exits: BTreeMap<&'static str, u64>,
+    /// Resident bytes of the worker.
+    pub memory: u64,
+    /// By GPU: free bytes, and all of them.
+    pub gpus: BTreeMap<String, [u64; 2]>,
 }
 
 /// What the ledger says of itself. Counters count since start.
@@ -73,6 +77,11 @@ impl Metrics {
         engine.slots_busy.with_label_values(model).set(level(sample.slots_busy));
         engine.queue.with_label_values(model).set(level(sample.queue));
         engine.kv_used.with_label_values(model).set(sample.kv_used);
+        engine.memory.with_label_values(model).set(level(sample.memory));
+        for (gpu, [free, all]) in &sample.gpus {
+            engine.gpu_free.with_label_values(&[model[0], gpu]).set(level(*free));
+            engine.gpu_memory.with_label_values(&[model[0], gpu]).set(level(*all));
+        }
         let last = self.all.engines.lock().insert(model[0].to_owned(), sample.clone()).unwrap_or_default();
         // A reload that replaces the worker begins at nothing again.
         let risen = |now: u64, last: u64| now.checked_sub(last).unwrap_or(now);
@@ -88,11 +97,17 @@ impl Metrics {
     /// Takes the levels of a backend away that is no more: the last ones would stand for ever.
     pub(super) fn forget(&self, model: &str) {
         let (engine, model) = (&self.all.families.engine, &[model]);
-        for level in [&self.all.families.state.breaker, &engine.up, &engine.slots, &engine.slots_busy, &engine.queue] {
+        for level in [&self.all.families.state.breaker, &engine.up, &engine.slots, &engine.slots_busy, &engine.queue, &engine.memory] {
             // An error: it never had one.
             let _ = level.remove_label_values(model);
         }
         let _ = engine.kv_used.remove_label_values(model);
+        let last = self.all.engines.lock().get(model[0]).map(|last| last.gpus.clone()).unwrap_or_default();
+        for gpu in last.keys() {
+            for level in [&engine.gpu_free, &engine.gpu_memory] {
+                let _ = level.remove_label_values(&[model[0], gpu]);
+            }
+        }
     }
 
     pub fn set_ledger(&self, sample: LedgerSample) {
@@ -161,7 +176,7 @@ fn since_1970(time: SystemTime) -> f64 {
 }
 
 /// Linux's own account of the process, in kibibytes times 1024; `None` elsewhere.
-fn resident_bytes() -> Option<u64> {
+pub(crate) fn resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)

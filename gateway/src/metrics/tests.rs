@@ -140,7 +140,8 @@ fn levels_and_reloads() {
     metrics.config_applied("bbbb");
     metrics.set_breaker("big", BreakerState::Open);
     let exits = std::collections::BTreeMap::from([("hung", 1)]);
-    let sample = EngineSample { up: true, slots: 4, slots_busy: 2, restarts: 1, kv_used: 0.5, exits, ..EngineSample::default() };
+    let gpus = std::collections::BTreeMap::from([("Vulkan0".to_owned(), [3 << 30, 4 << 30])]);
+    let sample = EngineSample { up: true, slots: 4, slots_busy: 2, restarts: 1, kv_used: 0.5, exits, gpus, ..EngineSample::default() };
     metrics.set_engine("small", &sample);
     metrics.set_engine("small", &sample);
     let text = metrics.text().unwrap();
@@ -154,6 +155,8 @@ fn levels_and_reloads() {
         "spectra_engine_restarts_total{model=\"small\"} 1",
         "spectra_engine_kv_used_ratio{model=\"small\"} 0.5",
         "spectra_engine_exits_total{model=\"small\",reason=\"hung\"} 1",
+        "spectra_engine_gpu_memory_free_bytes{gpu=\"Vulkan0\",model=\"small\"} 3221225472",
+        "spectra_engine_gpu_memory_bytes{gpu=\"Vulkan0\",model=\"small\"} 4294967296",
     ] {
         assert!(text.lines().any(|found| found == line), "no {line} in\n{text}");
     }
@@ -163,7 +166,10 @@ fn levels_and_reloads() {
 fn every_family_is_exposed_and_documented() {
     let metrics = Metrics::new(&config()).unwrap();
     metrics.config_applied("aaaa");
-    metrics.set_engine("small", &EngineSample { exits: [("idle", 1)].into(), ..EngineSample::default() });
+    metrics.set_engine(
+        "small",
+        &EngineSample { exits: [("idle", 1)].into(), gpus: [("gpu".into(), [1, 2])].into(), ..EngineSample::default() },
+    );
     let mut seen = record(vec![attempt("small", 0, "first", "pass")]);
     seen.checks = vec![("house".into(), "usable")];
     metrics.observe(&seen);

@@ -1,5 +1,7 @@
 //! Constraints over a vocabulary of single bytes: what is allowed is the grammar's business, not the tokenizer's.
 
+use llguidance::toktrie::ApproximateTokEnv;
+
 use super::*;
 
 fn grammars() -> Grammars {

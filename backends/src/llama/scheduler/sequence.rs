@@ -141,13 +141,29 @@ impl Sequence {
         }
     }
 
-    /// Takes the next token from the logits.
-    pub(crate) fn advance(&mut self, model: &Model, logits: &[f32]) {
-        let choice = match self.choose(model, logits) {
-            Ok(Some(choice)) => choice,
-            Ok(None) => return self.fail("no token is allowed here"),
-            Err(error) => return self.fail(&format!("the constraint broke: {error}")),
-        };
+    /// Takes the next token from the logits, and behind it those that the constraint leaves no choice about: they are decoded
+    /// together. Returns how many tokens that were.
+    pub(crate) fn advance(&mut self, model: &Model, logits: &[f32]) -> usize {
+        let before = self.tokens.len();
+        match self.choose(model, logits) {
+            Ok(Some(choice)) => self.take(model, choice),
+            Ok(None) => self.fail("no token is allowed here"),
+            Err(error) => self.fail(&format!("the constraint broke: {error}")),
+        }
+        // A log probability is known only for what was decoded one by one.
+        if !self.ended && !self.wants_logprobs {
+            let forced = self.constraint.as_mut().map(Constraint::forced).unwrap_or_default();
+            for token in forced {
+                if self.ended {
+                    break;
+                }
+                self.take(model, TokenChoice { token, ..TokenChoice::default() });
+            }
+        }
+        self.tokens.len() - before
+    }
+
+    fn take(&mut self, model: &Model, choice: TokenChoice) {
         let token = choice.token;
         self.tokens.push(token);
         self.sampler.accept(token);

@@ -14,6 +14,8 @@ use super::Exit;
 
 /// Lines of its log kept to explain an end.
 const LAST_WORDS: usize = 4;
+/// What a worker logs where our own log takes details: llama.cpp's too, and nothing of the HTTP libraries.
+const DETAILED: &str = "info,spectra_backends=debug,spectra_gateway=debug";
 /// Longest line of the worker's log that is passed on, in bytes.
 const LONGEST_LINE: usize = 4096;
 
@@ -30,6 +32,11 @@ impl Process {
         command.arg("engine").arg("--socket").arg(socket).arg("--supervised").args(settings.arguments());
         if let Some(alias) = alias {
             command.arg("--alias").arg(alias);
+        }
+        // A backtrace of C++ frames would push the assertion that failed out of the last words.
+        command.env("GGML_NO_BACKTRACE", "1");
+        if tracing::enabled!(target: "spectra::worker", tracing::Level::DEBUG) {
+            command.env("SPECTRA_LOG", DETAILED);
         }
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
         die_with_us(&mut command);
@@ -130,14 +137,20 @@ fn pass_on(line: &str) -> Option<String> {
     }
     #[derive(Deserialize)]
     struct Fields {
-        message: Option<String>,
+        #[serde(default)]
+        message: String,
+        #[serde(flatten)]
+        more: serde_json::Map<String, serde_json::Value>,
     }
     let Ok(entry) = serde_json::from_str::<Entry>(line) else {
         // Not from our log: llama.cpp or the C++ runtime on their way out.
         tracing::error!(target: "spectra::worker", "{line}");
         return Some(line.to_owned());
     };
-    let words = entry.fields.message.unwrap_or_default();
+    let mut words = entry.fields.message;
+    for (name, value) in entry.fields.more {
+        words.push_str(&format!(" {name}={value}"));
+    }
     match entry.level.as_str() {
         "ERROR" => tracing::error!(target: "spectra::worker", "{words}"),
         "WARN" => tracing::warn!(target: "spectra::worker", "{words}"),
@@ -159,4 +172,25 @@ fn explain(status: ExitStatus, last: &VecDeque<String>) -> Exit {
     let said = last.iter().map(String::as_str).collect::<Vec<_>>().join(" | ");
     let words = if said.is_empty() { status.to_string() } else { format!("{status}: {said}") };
     Exit { reason, words }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_and_what_is_no_line_of_ours_explain_an_end() {
+        for (line, words) in [
+            (r#"{"level":"ERROR","fields":{"message":"decode failed","why":"no room"}}"#, Some("decode failed why=\"no room\"")),
+            (r#"{"level":"WARN","fields":{"message":"slow"}}"#, None),
+            (r#"{"level":"INFO","fields":{}}"#, None),
+            ("ggml.c:12: GGML_ASSERT(n > 0) failed", Some("ggml.c:12: GGML_ASSERT(n > 0) failed")),
+            (
+                "terminate called after throwing an instance of 'std::bad_alloc'",
+                Some("terminate called after throwing an instance of 'std::bad_alloc'"),
+            ),
+        ] {
+            assert_eq!(pass_on(line).as_deref(), words, "{line}");
+        }
+    }
 }
