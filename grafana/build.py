@@ -228,7 +228,7 @@ def engine():
             lines("Time to first chunk of local models", "How long until it writes?", "s", *[(quantile(q, f'gen_ai_client_operation_time_to_first_chunk_seconds_bucket{{{GEN_AI},gen_ai_provider_name="llama_cpp"}}', "gen_ai_request_model"), f"{{{{gen_ai_request_model}}}} p{int(q * 100)}") for q in (0.5, 0.95)]),
         ]),
         ("The gateway process", [
-            lines("Memory", "Does the gateway grow? (The worker is a process of its own.)", "bytes", ("sum by (instance) (process_resident_memory_bytes)", "{{instance}}"), width=8),
+            lines("Memory", "Do the gateway, its workers or their use of GPUs grow?", "bytes", ("sum by (instance) (process_resident_memory_bytes)", "{{instance}}"), (f"max by (model) (spectra_engine_memory_bytes{{{MODEL}}})", "worker of {{model}}"), (f"max by (gpu) (spectra_engine_gpu_memory_bytes{{{MODEL}}} - spectra_engine_gpu_memory_free_bytes{{{MODEL}}})", "{{gpu}}"), width=8),
             lines("Open files", "Does it leak connections?", "short", ("sum by (instance) (process_open_fds)", "{{instance}}"), width=8),
             lines("Ledger", "Does the ledger keep up?", "short", ("sum(spectra_ledger_queue)", "waiting"), (rate("spectra_ledger_rows_total"), "rows per second"), (rate("spectra_ledger_dropped_total"), "dropped per second"), width=8),
             stat("Config file", "Is the config in the file the one in force, or was its last reload rejected?", "short", "min(spectra_config_last_reload_successful)", "config", 8, 8, steps=[(None, "red"), (1, "green")],

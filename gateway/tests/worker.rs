@@ -14,8 +14,9 @@ use base64::Engine as _;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use spectra_backends::chunk::Finish;
-use spectra_backends::llama::{Settings, Supervision, Supervisor, WorkerPhase};
+use spectra_backends::llama::{KvType, Settings, Supervision, Supervisor, WorkerPhase};
 use spectra_backends::{Ask, BackendError, ChatRequest, Chunk, Endpoint, Forward};
+use tokio::io::AsyncBufReadExt;
 use tower::ServiceExt;
 
 /// Generous: other tests run beside this one.
@@ -82,7 +83,7 @@ async fn a_real_model_answers_unary_and_streamed() {
         println!("skipped: no model; set SPECTRA_TEST_MODEL or run `spectra model pull`");
         return;
     };
-    let supervisor = Supervisor::start(settings(model), supervision()).unwrap();
+    let supervisor = Supervisor::start(settings(model.clone()), supervision()).unwrap();
     let early = supervisor.backend().oneshot(ask(HELLO)).await;
     assert!(matches!(early, Err(BackendError::Unavailable { .. })), "{early:?}");
     assert!(supervisor.ready(PATIENCE).await);
@@ -97,6 +98,12 @@ async fn a_real_model_answers_unary_and_streamed() {
         streamed.last().unwrap().view.usage,
         whole[0].view.usage.map(|usage| spectra_backends::chunk::Usage { cached_tokens: usage.prompt_tokens - 1, ..usage })
     );
+    drop(supervisor);
+    let halved = Settings { kv_type: KvType::Q8_0, flash_attention: Some(true), ..settings(model) };
+    let supervisor = Supervisor::start(halved, supervision()).unwrap();
+    assert!(supervisor.ready(PATIENCE).await);
+    let whole = collect(&supervisor, &format!("{sum}}}")).await.unwrap();
+    assert!(whole[0].view.choices[0].content.as_deref().is_some_and(|text| text.contains('4')), "{:?}", whole[0].view);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -353,6 +360,64 @@ async fn what_a_worker_says_is_logged_at_its_level() {
     assert_eq!(exit.reason, "model");
     let why = log.line("ERROR", "llama.cpp: ").await;
     assert!(exit.words.contains(&why) && why.contains("file bounds"), "{why}; {}", exit.words);
+}
+
+/// `spectra engine` started by hand, as on a GPU box: how it is, how full, how fast.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_alone_tells_its_health_its_load_and_its_rate() {
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let folder = tempfile::tempdir().unwrap();
+    let mut engine = tokio::process::Command::new(env!("CARGO_BIN_EXE_spectra"))
+        .args(["engine", "--listen", "127.0.0.1:0", "--threads", "1", "--slots", "2", "--context-tokens", "1024", "--model"])
+        .arg(support::tiny_model(folder.path()))
+        .env_remove("SPECTRA_LOG")
+        .stderr(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut log = tokio::io::BufReader::new(engine.stderr.take().unwrap()).lines();
+    let url = loop {
+        let line = log.next_line().await.unwrap().expect("it says where it listens");
+        if let Some((_, address)) = line.split_once("engine listening address=") {
+            break format!("http://{address}");
+        }
+    };
+    tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
+    let client = reqwest::Client::new();
+    let get = async |path: &str| {
+        let answer = client.get(format!("{url}{path}")).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let value = |text: &str, name: &str| -> f64 {
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("spectra_engine_{name} ")));
+        line.unwrap_or_else(|| panic!("no {name} in\n{text}")).parse().unwrap()
+    };
+    let watched = async {
+        while get("/health").await.0 != 200 {}
+        let mut most = [0.0_f64; 4];
+        let load = (0..3).map(|_| {
+            let ask = client.post(format!("{url}/v1/chat/completions")).body(STORY);
+            tokio::spawn(async move { while ask.try_clone().unwrap().send().await.unwrap().bytes().await.is_ok() {} })
+        });
+        let load: Vec<_> = load.collect();
+        while most.contains(&0.0) {
+            let text = get("/metrics").await.1;
+            for (most, name) in most.iter_mut().zip(["slots_busy", "queue", "kv_tokens", "tokens_per_second"]) {
+                *most = most.max(value(&text, name));
+            }
+        }
+        load.iter().for_each(tokio::task::JoinHandle::abort);
+        loop {
+            let text = get("/metrics").await.1;
+            if ["slots_busy", "queue", "kv_tokens", "tokens_per_second"].iter().all(|name| value(&text, name) == 0.0) {
+                return text;
+            }
+        }
+    };
+    let text = tokio::time::timeout(PATIENCE, watched).await.expect("it works, tells it, and comes to rest");
+    assert_eq!((value(&text, "slots"), value(&text, "gpu_layers"), value(&text, "failed_total")), (2.0, 0.0, 0.0));
+    assert!(value(&text, "kv_capacity_tokens") >= 2048.0 && value(&text, "memory_bytes") > 1e6);
+    assert!(value(&text, "generated_tokens_total") > 100.0 && value(&text, "decode_seconds_total") > 0.0);
 }
 
 async fn embed(supervisor: &Supervisor, body: &str) -> Result<serde_json::Value, BackendError> {

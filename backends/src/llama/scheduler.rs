@@ -20,6 +20,10 @@ const STREAMING_STEP: Duration = Duration::from_millis(80);
 const READING_STEP: Duration = Duration::from_secs(5);
 /// Fewer prompt tokens in a step than this waste the weights' trip through memory.
 const LEAST_SHARE: usize = 32;
+/// With so many prompt tokens to read, idle ones are parked before: reading is slowed down by them for longer than that takes.
+const LONG_READ: usize = 256;
+/// Pause without work before idle tokens are parked; the next turn of a conversation is rarely faster.
+const IDLE_PAUSE: Duration = Duration::from_millis(50);
 /// Time over which the rate of tokens is told.
 const RATE_OVER: Duration = Duration::from_secs(1);
 /// How long to look away when every answer waits for its reader.
@@ -76,6 +80,10 @@ impl<'model> Scheduler<'model> {
             self.admit();
             let busy = self.step();
             self.part();
+            // Not before the first text of an answer, and one at a time between steps.
+            if busy && self.reuse.is_crowded() && self.running.iter().all(Sequence::is_streaming) {
+                self.reuse.park_oldest(&mut self.context);
+            }
             self.publish();
             let nothing = self.running.is_empty() && self.waiting.is_empty() && self.parting.is_empty();
             idle = nothing;
@@ -93,11 +101,8 @@ impl<'model> Scheduler<'model> {
 
     /// Moves new jobs to the queue; waits for one if there is nothing else to do. False: the engine was dropped.
     fn take_in(&mut self, inbox: &Receiver<Job>, wait: bool) -> bool {
-        if wait {
-            match inbox.recv() {
-                Ok(job) => self.waiting.push_back(job),
-                Err(_) => return false,
-            }
+        if wait && !self.wait_for_job(inbox) {
+            return false;
         }
         loop {
             match inbox.try_recv() {
@@ -106,6 +111,25 @@ impl<'model> Scheduler<'model> {
                 Err(TryRecvError::Disconnected) => return false,
             }
         }
+    }
+
+    /// There is nothing else to do: the time is used to park what would slow the next jobs down, but for what was used last.
+    fn wait_for_job(&mut self, inbox: &Receiver<Job>) -> bool {
+        while self.reuse.is_crowded_by_old() {
+            match inbox.recv_timeout(IDLE_PAUSE) {
+                Ok(job) => {
+                    self.waiting.push_back(job);
+                    return true;
+                }
+                Err(RecvTimeoutError::Timeout) if self.reuse.park_oldest(&mut self.context) => self.publish(),
+                Err(RecvTimeoutError::Timeout) => break,
+                Err(RecvTimeoutError::Disconnected) => return false,
+            }
+        }
+        inbox.recv().is_ok_and(|job| {
+            self.waiting.push_back(job);
+            true
+        })
     }
 
     /// Gives events to their readers and lets go of answers that are over or that nobody reads.
@@ -149,7 +173,9 @@ impl<'model> Scheduler<'model> {
             }
             let Some((id, cached)) = self.reuse.take(&mut self.context, &ready) else { return };
             let Some(job) = self.waiting.remove(at) else { return };
-            self.reuse.tidy(&mut self.context);
+            if job.prompt.len() - cached >= LONG_READ {
+                while self.reuse.is_crowded() && self.reuse.park_oldest(&mut self.context) {}
+            }
             self.leave_queue();
             add(&self.stats.prompt_tokens, job.prompt.len());
             add(&self.stats.cached_tokens, cached);

@@ -1,5 +1,6 @@
 //! `spectra engine`: one model, one process, the OpenAI wire.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -142,7 +143,7 @@ fn settings(args: EngineArgs) -> Settings {
 /// JSON lines for a supervisor, words for a person.
 fn log_to_stderr(supervised: bool) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("SPECTRA_LOG").unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr);
     // Already set where this runs inside another program; then that one decides.
     let _ = if supervised { log.json().try_init() } else { log.try_init() };
 }

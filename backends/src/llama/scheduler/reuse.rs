@@ -128,9 +128,20 @@ impl Reuse {
         cut
     }
 
-    /// Parks what makes steps slow, the longest unused first.
-    pub(crate) fn tidy(&mut self, context: &mut Context<'_>) {
-        while self.tokens() > LEFT_IN_CACHE && self.forget_oldest(context, None) {}
+    /// More is idle in the cache than should be.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.tokens() > LEFT_IN_CACHE
+    }
+
+    /// The same without what was used last, which is the likeliest to be wanted next.
+    pub(crate) fn is_crowded_by_old(&self) -> bool {
+        let last = self.idle.iter().max_by_key(|idle| idle.used).map_or(0, |idle| idle.tokens.len());
+        self.tokens() - last > LEFT_IN_CACHE
+    }
+
+    /// Parks the longest unused of what is idle. False if there is none.
+    pub(crate) fn park_oldest(&mut self, context: &mut Context<'_>) -> bool {
+        self.forget_oldest(context, None)
     }
 
     /// Takes a sequence back, with what is under it.
