@@ -20,8 +20,12 @@ fuzz_target!(|input: &[u8]| {
         }
         Repaired::Cut { .. } | Repaired::Declined { .. } => {}
     }
-    // Our scanner and serde_json agree on what is JSON, as far down as serde_json reads.
-    let ours = Scan::whole(text).is_ok();
-    let theirs = serde_json::from_str::<serde_json::Value>(text);
-    assert!(ours == theirs.is_ok() || theirs.is_err_and(|error| error.to_string().contains("recursion") || error.to_string().contains("out of range") || error.to_string().contains("surrogate")), "{text:?}");
+    // Our scanner and serde_json agree on what is JSON, but for what its grammar allows and serde_json cannot hold: deep
+    // nesting, numbers beyond a double, and half of a surrogate pair.
+    let beyond = ["recursion", "out of range", "surrogate", "hex escape"];
+    match serde_json::from_str::<serde_json::Value>(text) {
+        Ok(_) => assert!(Scan::whole(text).is_ok(), "{text:?}"),
+        Err(error) if beyond.iter().any(|limit| error.to_string().contains(limit)) => {}
+        Err(_) => assert!(Scan::whole(text).is_err(), "{text:?}"),
+    }
 });
