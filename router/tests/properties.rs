@@ -5,11 +5,11 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use proptest::test_runner::Config;
 use serde_json::Value;
-use spectra_backends::Chunk;
 use spectra_backends::chunk::{Choice, Finish, View};
+use spectra_backends::{ChatRequest, Chunk};
 use spectra_router::repair::{self, Given, Repaired, Stage};
 use spectra_router::verify::json::Scan;
-use spectra_router::verify::{Checks, Doubt, Settings, Verdict, Verifier};
+use spectra_router::verify::{Checks, Doubt, Schema, Settings, Verdict, Verifier};
 
 /// Fixed seeds: a test that passes here passes everywhere.
 fn config(cases: u32) -> Config {
@@ -93,6 +93,13 @@ fn object() -> impl Strategy<Value = Value> {
 fn chunk(content: &str, finish: Option<Finish>) -> Chunk {
     let choice = Choice { content: Some(content.to_owned()), finish, ..Choice::default() };
     Chunk { data: bytes::Bytes::new(), extra: bytes::Bytes::new(), view: View { choices: vec![choice], ..View::default() } }
+}
+
+/// The checks of a request for plain text.
+#[expect(clippy::unwrap_used, reason = "a helper of tests")]
+fn plain() -> Arc<Checks> {
+    let body = br#"{"model":"m","messages":[{"role":"user","content":"hello"}]}"#;
+    Checks::of(&ChatRequest::parse(bytes::Bytes::from_static(body)).unwrap(), &Settings::default(), None).unwrap()
 }
 
 /// The verdict and the text that would be delivered, as one string to compare.
@@ -194,11 +201,16 @@ proptest! {
     }
 
     #[test]
-    fn every_chunking_gets_the_same_verdict(text in jsonish(), repeat in 1..200_usize, places in prop::collection::vec(any::<prop::sample::Index>(), 0..12), json in any::<bool>(), length in any::<bool>()) {
+    fn every_chunking_gets_the_same_verdict(text in jsonish(), repeat in 1..200_usize, places in prop::collection::vec(any::<prop::sample::Index>(), 0..12), wanted in 0..4_usize, length in any::<bool>()) {
         let text = text.repeat(repeat);
         let finish = if length { Finish::Length } else { Finish::Stop };
-        let settings = Settings { json, ..Settings::default() };
-        let checks = Arc::new(Checks::of_json(settings, None));
+        let schema = || Arc::new(Schema::compile(r#"{"type": "object", "required": ["a"], "properties": {"a": {"type": "integer"}}}"#).unwrap());
+        let checks = match wanted {
+            0 => Arc::new(Checks::of_json(Settings { json: false, ..Settings::default() }, None)),
+            1 => Arc::new(Checks::of_json(Settings::default(), None)),
+            2 => Arc::new(Checks::of_json(Settings { coerce: true, ..Settings::default() }, Some(schema()))),
+            _ => plain(),
+        };
         let whole = judged(&checks, &text, &[], &finish);
         let cuts = boundaries(&text, &places);
         prop_assert_eq!(judged(&checks, &text, &cuts, &finish), whole);

@@ -294,30 +294,41 @@ fn in_passing(text: &str, candidate: &Candidate) -> bool {
     example.iter().any(|words| lower.ends_with(words)) && (goes_on || crate::verify::is_refusal(before))
 }
 
-/// A string at the root that holds JSON, with line breaks that JSON strings may not have.
+/// A string at the root that holds JSON, with line breaks that JSON strings may not have, or with prose or a fence before it.
 fn quoted(text: &str, given: &Given<'_>) -> Option<Repaired> {
-    let trimmed = unfenced(text);
-    if given.string_wanted || !trimmed.starts_with(['"', '\'']) {
+    use super::strings::{Quote, string};
+    if given.string_wanted {
         return None;
     }
-    let quote = super::strings::Quote::opening(trimmed)?;
+    let whole = unfenced(text);
+    let (before, trimmed) = if whole.starts_with(['"', '\'']) { ("", whole) } else { packed_line(text)? };
+    let quote = Quote::opening(trimmed)?;
     let mut out = String::new();
-    let read = super::strings::string(trimmed, 0, quote, quote == super::strings::Quote::Single, &mut out).ok()?;
-    if read.end != trimmed.len() {
+    let read = string(trimmed, 0, quote, quote == Quote::Single, &mut out).ok()?;
+    let behind = &trimmed[read.end..];
+    if !behind.trim_matches(|c: char| c.is_whitespace() || c == '`').is_empty() {
         return None;
     }
     let inner: String = serde_json::from_str(&out).ok()?;
     if !inner.trim_start().starts_with(['{', '[']) {
         return None;
     }
-    match super::json(&inner, &Given { string_wanted: true, ..*given }) {
-        Repaired::Clean => Some(Repaired::Mended { text: inner, stages: vec![Stage::DoubleEncoding] }),
-        Repaired::Mended { text, mut stages } => {
-            stages.push(Stage::DoubleEncoding);
-            Some(Repaired::Mended { text, stages })
-        }
-        _ => None,
-    }
+    let (text, mut stages) = match super::json(&inner, &Given { string_wanted: true, ..*given }) {
+        Repaired::Clean => (inner, Vec::new()),
+        Repaired::Mended { text, stages } => (text, stages),
+        _ => return None,
+    };
+    stages.push(Stage::DoubleEncoding);
+    stages.extend(around(before, behind, false));
+    Some(Repaired::Mended { text, stages })
+}
+
+/// The line that begins with a quote and JSON inside it, and what stands before; `None` if that holds brackets of its own.
+fn packed_line(text: &str) -> Option<(&str, &str)> {
+    let at =
+        text.match_indices('\n').map(|(at, _)| at + 1).find(|at| ["\"{", "\"["].iter().any(|opening| text[*at..].starts_with(opening)))?;
+    let (before, line) = text.split_at(at);
+    (!before.contains(['{', '['])).then_some((before, line.trim_end()))
 }
 
 /// `{\"a\": \"b\"}`: the inside of a JSON string without its quotes.

@@ -421,7 +421,9 @@ impl<'a> Mender<'a> {
         }
         let pretty = self.text[..self.at].trim_end().contains('\n') && self.out.contains("\n ");
         let missing = self.frames.len();
-        let lacking = self.lacks_keys() || (pretty && missing >= 3);
+        // A line begun behind a member, for a bracket that did not come: the layout breaks off, so more than brackets may be missing.
+        let begun = missing >= 2 && self.rest().is_empty() && self.out[self.value_end..].contains('\n');
+        let lacking = self.lacks_keys() || (pretty && missing >= 3) || begun;
         self.out.truncate(self.out.trim_end().len());
         let closers: String = self.frames.iter().rev().map(|frame| if frame.object { '}' } else { ']' }).collect();
         self.out.push_str(&closers);

@@ -1,5 +1,6 @@
 //! Does this code parse? Tree-sitter grammars for the languages that services are written in.
 
+use std::cell::OnceCell;
 use std::ops::ControlFlow;
 
 use tree_sitter::{Node, ParseOptions, Parser, Tree};
@@ -134,9 +135,45 @@ impl Language {
     }
 }
 
-/// The syntax tree of a text; `None` for one that is too long or that the grammar gives up on.
-#[must_use]
-pub(super) fn parsed(language: Language, code: &str) -> Option<Tree> {
+/// A text in a language, read when its tree is first asked for and then kept: several checks look at it.
+pub(super) struct Source<'a> {
+    pub language: Language,
+    pub code: &'a str,
+    tree: OnceCell<Option<Tree>>,
+}
+
+impl<'a> Source<'a> {
+    pub fn new(language: Language, code: &'a str) -> Self {
+        Self { language, code, tree: OnceCell::new() }
+    }
+
+    /// Its syntax tree; `None` for a text that is too long or that the grammar gives up on.
+    pub fn tree(&self) -> Option<&Tree> {
+        self.tree.get_or_init(|| parsed(self.language, self.code)).as_ref()
+    }
+
+    /// Its first fault, if it has one.
+    pub fn fault(&self) -> Option<Fault> {
+        let (language, code) = (self.language, self.code);
+        if language == Language::Json {
+            return super::json::Scan::whole(code).err().map(|(at, why)| Fault { line: line_of(code, at), why: why.into() });
+        }
+        // Templates are filled in before they are read.
+        let templated = code.contains("{{") || code.contains("{%") || code.contains("<%");
+        if templated && !language.is_program() {
+            return None;
+        }
+        let tree = self.tree()?;
+        if language == Language::Sql && super::sql::is_cut(code) {
+            return Some(Fault { line: line_of(code, code.len()), why: "the code ends too early".into() });
+        }
+        let fault = fault_in(language, code, tree)?;
+        // Its grammar knows one dialect of many; what is SQL in any of them passes.
+        (language != Language::Sql || !super::sql::is_some_sql(code)).then_some(fault)
+    }
+}
+
+fn parsed(language: Language, code: &str) -> Option<Tree> {
     if code.len() > CODE_MAX {
         return None;
     }
@@ -156,24 +193,10 @@ pub(super) fn parsed(language: Language, code: &str) -> Option<Tree> {
 /// The first fault of a text, if it has one.
 #[must_use]
 pub fn fault(language: Language, code: &str) -> Option<Fault> {
-    if language == Language::Json {
-        return super::json::Scan::whole(code).err().map(|(at, why)| Fault { line: line_of(code, at), why: why.into() });
-    }
-    // Templates are filled in before they are read.
-    let templated = code.contains("{{") || code.contains("{%") || code.contains("<%");
-    if templated && !language.is_program() {
-        return None;
-    }
-    let tree = parsed(language, code)?;
-    if language == Language::Sql && super::sql::is_cut(code) {
-        return Some(Fault { line: line_of(code, code.len()), why: "the code ends too early".into() });
-    }
-    let fault = fault_in(language, code, &tree)?;
-    // Its grammar knows one dialect of many; what is SQL in any of them passes.
-    (language != Language::Sql || !super::sql::is_some_sql(code)).then_some(fault)
+    Source::new(language, code).fault()
 }
 
-pub(super) fn fault_in(language: Language, code: &str, tree: &Tree) -> Option<Fault> {
+fn fault_in(language: Language, code: &str, tree: &Tree) -> Option<Fault> {
     let root = tree.root_node();
     if root.has_error() {
         let broken = broken_bytes(root);
@@ -229,10 +252,13 @@ pub(super) enum Descend {
 }
 
 /// Visits nodes in the order of the text, without recursion: answers may nest as deep as they like.
+/// Only named nodes: brackets and keywords say nothing, but for those that are missing.
 pub(super) fn walk<'tree>(root: Node<'tree>, visit: &mut dyn FnMut(Node<'tree>) -> Descend) {
     let mut cursor = root.walk();
     loop {
-        if visit(cursor.node()) == Descend::Yes && cursor.goto_first_child() {
+        let node = cursor.node();
+        let read = node.is_named() || node.is_missing();
+        if read && visit(node) == Descend::Yes && cursor.goto_first_child() {
             continue;
         }
         while !cursor.goto_next_sibling() {

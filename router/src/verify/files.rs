@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::checks::Settings;
-use super::code::{self, Language};
+use super::code::{self, Language, Source};
 use super::text::Fence;
 use super::{Flaw, placeholder};
 
@@ -49,16 +49,17 @@ pub(super) fn judge(value: &Value, settings: &Settings) -> Result<(), Flaw> {
 /// # Errors
 /// As [`judge`].
 pub(super) fn judge_file(path: &str, content: &str, settings: &Settings) -> Result<(), Flaw> {
+    let source = Language::of_path(path).map(|language| Source::new(language, content));
     if settings.placeholder
-        && let Some(why) = placeholder::of_file(path, content)
+        && let Some(why) = placeholder::of_file(path, content, source.as_ref())
     {
         return Err(Flaw::Placeholder { at: path.to_owned(), why });
     }
     if settings.code
-        && let Some(language) = Language::of_path(path).filter(|_| !has_comments_by_habit(path) && !path.ends_with(".d.ts"))
-        && let Some(fault) = code::fault(language, content)
+        && let Some(source) = source.filter(|_| !has_comments_by_habit(path) && !path.ends_with(".d.ts"))
+        && let Some(fault) = source.fault()
     {
-        return Err(Flaw::BadCode { language: language.as_str(), line: fault.line, why: format!("{path}: {}", fault.why) });
+        return Err(Flaw::BadCode { language: source.language.as_str(), line: fault.line, why: format!("{path}: {}", fault.why) });
     }
     Ok(())
 }

@@ -3,33 +3,37 @@
 //! What looks like one and is none passes: protocols and abstract methods, `pass` in an `except`, an empty `__init__.py`,
 //! a TODO beside real code, `.gitkeep`, example values in an `.env.example`.
 
+mod bodies;
+mod classes;
+mod excuses;
 mod open_ends;
+mod outline;
 mod phrases;
 mod prose;
-mod stubs;
+mod words;
 
 use tree_sitter::Node;
 
-pub(in crate::verify) use phrases::is_a_word_for_content;
+pub(in crate::verify) use words::is_a_word_for_content;
 
-use super::code::{self, Descend, Fault, Language};
+use super::code::{self, Descend, Fault, Language, Source};
 
-/// Why a file's content is a stand-in; `None`: it is content.
+/// Why a file's content is a stand-in; `None`: it is content. `source`: the content, where its language has a grammar.
 #[must_use]
-pub(super) fn of_file(path: &str, content: &str) -> Option<String> {
+pub(super) fn of_file(path: &str, content: &str, source: Option<&Source<'_>>) -> Option<String> {
     let name = path.rsplit(['/', '\\']).next().unwrap_or(path);
     let trimmed = content.trim().trim_start_matches('\u{feff}');
     if trimmed.is_empty() {
         return (!may_be_empty(name)).then(|| "the file is empty".into());
     }
-    if let Some(why) = phrases::is_junk(name, trimmed) {
+    if let Some(why) = words::is_junk(name, trimmed) {
         return Some(why.into());
     }
     if trimmed.len() < 400 && super::text::declines(trimmed) {
         return Some("a refusal instead of content".into());
     }
-    match Language::of_path(path).filter(|language| *language != Language::Json) {
-        Some(language) => of_code(name, language, content),
+    match source.filter(|source| source.language != Language::Json) {
+        Some(source) => of_code(name, source),
         None => prose::of_text(name, trimmed),
     }
 }
@@ -57,22 +61,22 @@ fn may_be_empty(name: &str) -> bool {
 }
 
 /// A file in a language with a grammar.
-fn of_code(name: &str, language: Language, content: &str) -> Option<String> {
+fn of_code(name: &str, source: &Source<'_>) -> Option<String> {
+    let (language, content) = (source.language, source.code);
     if !language.is_program()
         && let Some(why) = open_ends::of_settings(name, Some(language), content)
     {
         return Some(why);
     }
-    let tree = code::parsed(language, content)?;
-    let root = tree.root_node();
-    let outline = stubs::outline(language, root, content);
+    let root = source.tree()?.root_node();
+    let outline = outline::outline(language, root, content);
     let clip = |comment: &str| super::text::excerpt(comment.trim(), 80);
     if let Some(comment) = outline.comments.iter().find(|comment| leaves_out(comment, content)) {
         return Some(format!("code is left out: {:?}", clip(&comment.text)));
     }
     if outline.statements == 0 {
         let promise = outline.comments.iter().find(|comment| phrases::promises(&comment.text));
-        let program = language.is_program() || matches!(language, Language::Sql | Language::Dockerfile);
+        let program = language.is_program() || matches!(language, Language::Sql | Language::Dockerfile | Language::Bash);
         let harmless = may_be_empty(name) || name.ends_with(".d.ts") || !program || content.len() > 600;
         return match promise {
             Some(promise) if name != "__init__.py" && content.len() < 600 => {
@@ -96,7 +100,8 @@ fn of_code(name: &str, language: Language, content: &str) -> Option<String> {
         return Some("a package clause and no code".into());
     }
     let promise = outline.comments.iter().find(|comment| {
-        !comment.documents() && (open_ends::is_open(comment, content) || (outline.is_only_header && phrases::promises(&comment.text)))
+        let alone = outline.is_only_header || outline.is_a_line(&comment.text);
+        !comment.documents() && (open_ends::is_open(comment, content) || (alone && phrases::promises(&comment.text)))
     });
     promise
         .filter(|_| language.is_program() && name != "doc.go" && outline.is_thin(language))
@@ -104,7 +109,7 @@ fn of_code(name: &str, language: Language, content: &str) -> Option<String> {
 }
 
 /// A comment that stands for code that is not there.
-fn leaves_out(comment: &stubs::Comment, content: &str) -> bool {
+fn leaves_out(comment: &outline::Comment, content: &str) -> bool {
     if comment.documents()
         || comment.text.lines().count() > 4
         || (comment.trails(content) && content.len() > 1500)

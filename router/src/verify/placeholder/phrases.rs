@@ -9,7 +9,8 @@ static ELISION: LazyLock<Option<Regex>> = LazyLock::new(|| {
     Regex::new(concat!(
         r"(?ix)",
         // "the rest of the code remains the same", "... existing imports ..."
-        r"^\W*(\w+\s+){0,2}(rest|remainder)\s+of\s+(the|your|this|my)\s+(\w+\s+){0,2}(code|file|implementation|class|module|functions?|methods?|logic|script|routes?|content|app|application|endpoints?|imports?|config(uration)?|document|fields?|models?|tests?)",
+        r"^\W*(\w+\s+){0,2}(rest|remainder)\s+of\s+(the|your|this|my)\s+(\w+\s+){0,2}(code|file|implementation|class|module|functions?|methods?|logic|script|routes?|content|app|application|endpoints?|imports?|config(uration)?|document|fields?|models?|tests?|",
+        r"components?|elements?|markup|page|styles?|rules?|tables?|columns?|steps?|jobs?|services?|handlers?|commands?|settings|options|properties|classes|cases|types|schemas?)",
         r"\s*($|[.,:(…]|here|above|below|remains?|stays?|(is|are)\s+(here|the\s+same|unchanged|omitted|identical|as\b|left|below|above|similar)|goes|unchanged|continues|omitted|as\s+(before|is|above)|from\s+(above|before|the\s+(previous|original)))",
         r"|^\W*((your|the|all|keep|other|my|with|include)\s+){0,2}(existing|previous|original|remaining|unchanged)\s+(\w+\s+)?(code|implementation|imports?|methods?|functions?|routes?|endpoints?|content|logic|fields?|models?)",
         r"\s*($|[.:…]|here|(remains?|stays?|goes?)\b|(is|are)\s+(here|unchanged|the\s+same))",
@@ -20,6 +21,7 @@ static ELISION: LazyLock<Option<Regex>> = LazyLock::new(|| {
         r"|^\W*((add|put|insert|write|place|the|main|actual|real|rest|more|business|application)\s+){0,3}(code|implementation|logic|content)\s+(goes\s+|comes\s+)here\b",
         r"|^\W*(implementation|code|logic|content)\s+here\W*$",
         r"|^\W*(same|unchanged)\s+(code\s+|content\s+)?(as\s+(in\s+)?(the\s+)?(previous|original|earlier)\s+(example|version|answer|response|file|code)|from\s+before)",
+        r"|^\W*(the\s+)?(other|remaining|rest\s+of\s+the)\s+(\w+\s+){1,2}((follow|work|are|look)s?\s+(the\s+same|similar|analogous)|omitted|left\s+out|not\s+shown|go\s+here)\b",
         r"|^\W*(continue|continues)\s+(as\s+before|with\s+the\s+rest)|^\W*(snip|snipped)\W*$",
     ))
     .ok()
@@ -33,7 +35,7 @@ static PROMISE: LazyLock<Option<Regex>> = LazyLock::new(|| {
         r"|\bplace\s?holders?\b|\bstub(bed)?\b|\blorem\s+ipsum\b|\bcoming\s+soon\b|\bwork\s+in\s+progress\b|\bboilerplate\b",
         r"|\b(add|put|write|insert|place|define|implement|import|include|initiali[sz]e|configure|register|create|fill\s+in|paste|enter|call|handle|do)\b.{0,60}\b(here|below|later)\b",
         r"|\b(go|goes|comes|belongs|added|defined|implemented|written|placed)\s+(in\s+)?here\b",
-        r"|\bto\s+be\s+(implemented|added|done|written|defined|completed|filled|determined|decided|provided|generated)\b",
+        r"|\bto\s+be\s+(implemented|added|done|written|defined|completed|filled|determined|decided|provided|generated|documented|described|specified|continued)\b",
         r"|\b(not|never)\s+(yet\s+)?(been\s+)?implemented\b|\bunimplemented\b|\bnot\s+yet\s+(written|done|available|supported)\b",
         r"|\breplace\s+(this|it|me)?\s*(with|by)\b|\b(real|actual|proper|full|complete)\s+(implementation|code|logic|content|query|call|data)\b",
         r"|\bimplement(ation)?\s+(me|this|it|the|your|needed|required|pending|details|logic)\b|^\W*implement\b|\bneeds?\s+(to\s+be\s+)?implement",
@@ -41,6 +43,12 @@ static PROMISE: LazyLock<Option<Regex>> = LazyLock::new(|| {
         r"|^\W*(the\s+)?(contents?|code|source|text|body|logic|implementation)\s+(for|of)\b|\b(contents?|code|source)\s+(goes\s+)?here\b",
         r"|^\W*\(?same\s+as\s+(above|before|previous)|^\W*see\s+(above|previous)",
         r"|\bexample\s+(implementation|only|code|content)\b|\bmock(ed)?\s+(data|response|implementation|value)\b|\bdummy\b|\bfill\s+(this\s+)?in\b|\bfor\s+now\b|\byour\s+(\w+\s+){1,3}here\b",
+        r"|^\W*(the\s+|main\s+)?(implementation|logic)\W*$|^\W*(add|provide|complete|finish)\s+((the|your|an?)\s+)?(\w+\s+)?(implementation|logic|code)\W*$",
+        r"|^\W*your\s+(own\s+|custom\s+)?(\w+\s+)?(styles?|rules|code|logic|implementation|content|config(uration)?|routes?|tests?|text)\W*$",
+        r"|^\W*(\w+\s+)?(columns|fields|routes|styles|rules|tests|handlers|methods|endpoints|commands|steps|components|functions|tables|jobs|statements|",
+        r"props|types|queries|messages|template|markup|page|html)\s+here\W*$",
+        r"|^\W*(add|write|insert)\s+((your|the|more|unit)\s+)*(tests?|test\s+cases?|steps|routes|fields|columns|functionality)\W*$",
+        r"|\b(goes|go|belongs|comes)\s+in(to)?\s+this\s+(file|module|class)\b",
     ))
     .ok()
 });
@@ -48,7 +56,7 @@ static PROMISE: LazyLock<Option<Regex>> = LazyLock::new(|| {
 /// An order to whoever comes next, at the start of a comment; enough where nothing follows it.
 static ORDER: LazyLock<Option<Regex>> = LazyLock::new(|| {
     Regex::new(concat!(
-        r"(?i)^\W*(please\s+)?(add|write|implement|define|create|include|register|put|insert|configure|initiali[sz]e|set\s?up|start|handle|return|call|fetch|",
+        r"(?i)^\W*(please\s+)?(add|write|implement|define|create|include|register|put|insert|configure|initiali[sz]e|set\s?up|start|handle|return|call|fetch|build|render|finish|",
         r"load|fill|complete|continue|describe|document|provide|specify|replace|customi[sz]e|extend)\s+\w+",
         r"|^\W*(\w+\s+){0,3}(go|goes|will\s+go|will\s+be(\s+added)?|to\s+be\s+added)(\s+here)?\W*$",
     ))
@@ -64,11 +72,45 @@ static NOTHING: LazyLock<Option<Regex>> = LazyLock::new(|| {
     .ok()
 });
 
+/// What a piece of code would do, told instead of done.
+static STEP: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    Regex::new(concat!(
+        r"(?i)^\W*(\d+[.)]\s*)?(verify|check|validate|initiali[sz]e|set\s?up|start|stop|connect|load|query|fetch|get|return|create|build|parse|send|",
+        r"compute|calculate|process|handle|render|update|delete|remove|save|store|read|write|call|generate|authenticate|log|add|insert|implement|define|",
+        r"logic|perform|execute|run|retrieve|register|configure|convert|encode|decode|encrypt|decrypt|publish|subscribe|mount|apply|iterate|loop)\b",
+    ))
+    .ok()
+});
+
+/// Why nothing is done on purpose.
+static EXCUSE: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    Regex::new(concat!(
+        r"(?i)\b(nothing|no-?op|intentional(ly)?|deliberate(ly)?|ignored?|needed|no\s+need|empty|unused|overrid(e|es|den)|defaults?|already|never|none|",
+        r"by\s+design|required|not|don't|doesn't|isn't|can't|won't|un\w*supported|cannot|subclass(es)?|only|always|handled|skip|optional|irrelevant)\b",
+    ))
+    .ok()
+});
+
 /// Work on code that is there; it promises none.
 static CHORE: LazyLock<Option<Regex>> = LazyLock::new(|| {
     let work = "remove|drop|delete|deprecate|rename|revisit|refactor|simplify|clean\\s?up|upgrade";
     Regex::new(&format!(r"(?i)^\W*(todo|fixme|xxx)\b(\([^)]*\))?\W*({work})\b")).ok()
 });
+
+/// Code left out, as it is said in German, Spanish, French, Portuguese, Russian, Chinese and Japanese.
+const LEFT_OUT_ELSEWHERE: &str = "rest des codes|restliche code|restlicher code|resto del código|resto del codigo|reste du code|restante do código|\
+    остальной код|其余代码|剩余代码|其他代码保持不变|代码省略|残りのコード";
+
+/// Work still to do, in the same languages.
+const TO_DO_ELSEWHERE: &str = "code einfügen|code hier|zu implementieren|noch nicht implementiert|implementierung folgt|tu código|código aquí|\
+    implementar aquí|por implementar|sin implementar|no implementado|votre code|code ici|à implémenter|à compléter|non implémenté|\
+    seu código|implementar aqui|a ser implementado|ваш код|не реализовано|在此处添加|在这里添加|待实现|尚未实现|未实现|待完成|\
+    未実装|実装予定|ここにコード";
+
+fn says_elsewhere(list: &str, line: &str) -> bool {
+    let lower = line.to_lowercase();
+    list.split('|').any(|said| lower.contains(said))
+}
 
 fn found(regex: &LazyLock<Option<Regex>>, text: &str) -> bool {
     regex.as_ref().is_some_and(|regex| regex.is_match(text))
@@ -101,17 +143,62 @@ pub(super) fn elides(comment: &str) -> bool {
             "function",
             "endpoint",
             "implementation",
+            "component",
+            "step",
+            "field",
+            "column",
+            "table",
+            "handler",
+            "logic",
         ];
         if dotted && bare.split_whitespace().count() <= 8 && said.iter().any(|word| bare.to_ascii_lowercase().contains(word)) {
             return true;
         }
-        found(&ELISION, line)
+        found(&ELISION, line) || says_elsewhere(LEFT_OUT_ELSEWHERE, line)
     })
 }
 
 /// A comment, or a short text, that promises content.
 pub(super) fn promises(comment: &str) -> bool {
-    comment.lines().any(|line| found(&PROMISE, words(line)) && !found(&CHORE, words(line))) || elides(comment)
+    comment.lines().map(words).any(|line| (found(&PROMISE, line) && !found(&CHORE, line)) || says_elsewhere(TO_DO_ELSEWHERE, line))
+        || elides(comment)
+}
+
+/// A promise that is more than a remark on what stands beside it: "TODO", "TODO: add the steps", and not "TODO: shorter lines".
+pub(super) fn asks_for_content(comment: &str) -> bool {
+    let line = words(comment);
+    let after = ["todo", "fixme", "xxx"].iter().find_map(|mark| {
+        let (lead, rest) = line.split_at_checked(mark.len())?;
+        lead.eq_ignore_ascii_case(mark).then(|| words(rest.trim_start_matches([':', ' '])))
+    });
+    match after {
+        Some(task) => task.is_empty() || promises(task) || orders(task),
+        None => true,
+    }
+}
+
+/// Comments that tell what a body without work should do, and no reason why it does not.
+pub(super) fn tells_steps<'a>(comments: impl Iterator<Item = &'a str>) -> bool {
+    let lines: Vec<&str> = comments.map(words).collect();
+    lines.iter().any(|line| found(&STEP, line)) && !lines.iter().any(|line| found(&EXCUSE, line))
+}
+
+/// A comment that says why nothing is there.
+pub(super) fn excuses(comment: &str) -> bool {
+    found(&EXCUSE, words(comment))
+}
+
+/// Comments of which none shows a setting or says why there is none.
+pub(super) fn only_announce<'a>(comments: impl Iterator<Item = &'a str>) -> bool {
+    let lines: Vec<&str> = comments.map(words).filter(|line| !line.is_empty()).collect();
+    let length: usize = lines.iter().map(|line| line.split_whitespace().count()).sum();
+    length <= 12 && !lines.iter().any(|line| line.contains([':', '=', '/']) || found(&EXCUSE, line))
+}
+
+/// What a function without work of its own says of itself, before it begins.
+pub(super) fn is_still_to_do(comment: &str) -> bool {
+    let line = words(comment).to_ascii_lowercase();
+    ["todo", "fixme", "implement me", "not implemented"].iter().any(|start| line.starts_with(start)) && !found(&CHORE, &line)
 }
 
 /// A comment that tells somebody to do something.
@@ -124,91 +211,4 @@ pub(super) fn says_nothing(line: &str) -> bool {
     let Some(regex) = NOTHING.as_ref() else { return false };
     // A key of that name has a value.
     regex.find_iter(line).any(|found| !line[found.end()..].trim_start().starts_with(':'))
-}
-
-/// Words that stand for a file whatever is beside them, such as an example's "string".
-pub(in crate::verify) fn is_a_word_for_content(trimmed: &str) -> bool {
-    is_among(WORDS, trimmed.to_lowercase().trim_matches(['"', '\'', '<', '>', '.']))
-}
-
-/// A whole file that is one of the words models put where a file should be.
-pub(super) fn is_junk(name: &str, trimmed: &str) -> Option<&'static str> {
-    if trimmed.len() > 400 {
-        return None;
-    }
-    let lower = trimmed.to_lowercase();
-    let bare = lower.trim_matches(|c: char| c.is_whitespace() || "\"'`.<>[](){}*_#/-!…".contains(c));
-    if bare.is_empty() && (trimmed.contains("...") || trimmed.contains('…')) {
-        return Some("dots instead of content");
-    }
-    let ends_in = |ending: &str| std::path::Path::new(name).extension().is_some_and(|found| found.eq_ignore_ascii_case(ending));
-    // A manifest without a key describes nothing; other JSON may well be empty.
-    if trimmed.chars().all(|c| c.is_whitespace() || "{}".contains(c)) && ["package.json", "composer.json", "manifest.json"].contains(&name)
-    {
-        return Some("an empty manifest");
-    }
-    if ["json", "lock", "version", "ini", "cfg"].iter().any(|ending| ends_in(ending)) && !is_among(WORDS, bare) {
-        return None;
-    }
-    if name.to_ascii_uppercase().starts_with("VERSION") || (bare.is_empty() && !trimmed.contains("...") && !trimmed.contains('…')) {
-        return None;
-    }
-    if bare.is_empty() || is_among(WORDS, bare) || is_among(MORE_WORDS, bare) {
-        return Some("one word instead of content");
-    }
-    let single = !trimmed.contains('\n');
-    let stem = name.to_lowercase();
-    let of_name = |text: &str| {
-        let whole = text.replace(&stem, "");
-        let short = stem.split('.').next().filter(|short| short.len() > 3).unwrap_or(&stem);
-        let rest = if whole.len() < text.len() { whole } else { text.replacen(short, "", 1) };
-        rest.len() < text.len()
-            && rest
-                .split_whitespace()
-                .map(|word| word.trim_matches(|c: char| !c.is_alphanumeric()))
-                .all(|word| word.is_empty() || is_among(FILLERS, word))
-    };
-    let boxed = ["<>", "[]", "()", "{}"].iter().any(|pair| trimmed.starts_with(&pair[..1]) && trimmed.ends_with(&pair[1..]));
-    let words_only = |text: &str| text.chars().all(|c| c.is_alphanumeric() || " ._/'-,".contains(c));
-    if single && of_name(&lower) {
-        return Some("names the file instead of giving it");
-    }
-    if single && boxed && words_only(bare) && !ends_in("html") && !ends_in("json") && !ends_in("toml") && !ends_in("ini") && !ends_in("xml")
-    {
-        return Some("a bracketed note instead of content");
-    }
-    if single
-        && trimmed.len() < 200
-        && !trimmed.contains(['=', '{', ';', '('])
-        && !has_comment_mark(trimmed)
-        && found(&PROMISE, bare)
-        && ends_in("py")
-    {
-        return Some("a promise instead of content");
-    }
-    None
-}
-
-/// Words that stand for a file of any kind, even one of data.
-const WORDS: &str = "null|none|undefined|nil|nan|n/a|na|content|contents|file content|file contents|code|source|source code|text|\
-    string|todo|tbd|fixme|placeholder|empty|pass";
-
-/// Further words that stand for a file of text.
-const MORE_WORDS: &str = "...|…|true|false|0|see above|same|same as above|unchanged|full content|file|omitted";
-
-/// A word of those that announce a file's content.
-pub(super) fn is_filler(word: &str) -> bool {
-    is_among(FILLERS, &word.to_ascii_lowercase())
-}
-
-/// Words that say "the content of" and nothing else.
-const FILLERS: &str = "config|configuration|settings|content|contents|code|source|file|of|for|the|here|goes|in|this|is|placeholder|text|full|complete|\
-    implementation|insert|your|and|from|a|python|app|see";
-
-fn is_among(list: &str, word: &str) -> bool {
-    list.split('|').any(|known| known == word)
-}
-
-fn has_comment_mark(text: &str) -> bool {
-    text.starts_with('#') || text.starts_with("//") || text.starts_with("/*") || text.starts_with("--") || text.starts_with("<!--")
 }

@@ -21,7 +21,7 @@ pub(super) fn of_text(name: &str, trimmed: &str) -> Option<String> {
         return Some("a template that nobody filled in".into());
     }
     let mut substance = 0;
-    let mut promise = None;
+    let mut promise: Option<&str> = None;
     let mut fenced = false;
     for line in trimmed.lines().map(str::trim).filter(|line| !line.is_empty()) {
         fenced ^= line.starts_with("```");
@@ -31,6 +31,11 @@ pub(super) fn of_text(name: &str, trimmed: &str) -> Option<String> {
             continue;
         }
         let comment = is_comment(name, line);
+        // The points of a list to tick off.
+        if document && (line.starts_with("- [") || line.starts_with("* [")) {
+            substance += line.len();
+            continue;
+        }
         // A heading announces, it does not say.
         if line.starts_with('#') && !comment {
             continue;
@@ -51,7 +56,7 @@ pub(super) fn of_text(name: &str, trimmed: &str) -> Option<String> {
             substance += if settings { SUBSTANCE } else { body.trim().chars().count() };
         }
     }
-    promise.filter(|_| substance < SUBSTANCE).map(said)
+    promise.filter(|line| substance < SUBSTANCE && (substance == 0 || phrases::asks_for_content(line))).map(said)
 }
 
 fn is_document(name: &str) -> bool {
@@ -103,6 +108,13 @@ fn is_settings(name: &str) -> bool {
                 | "mk"
                 | "css"
                 | "scss"
+                | "tf"
+                | "hcl"
+                | "proto"
+                | "graphql"
+                | "gql"
+                | "gradle"
+                | "cmake"
         )
         || name == "Makefile"
 }
