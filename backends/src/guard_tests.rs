@@ -19,7 +19,13 @@ const NEVER_OPEN: config::Breaker =
 fn ask(stream: bool, within_ms: u64) -> Ask {
     let body = json!({"model": "m", "messages": [{"role": "user", "content": "x"}], "stream": stream});
     let request = ChatRequest::parse(body.to_string().into()).unwrap();
-    Ask { request, deadline: Instant::now() + Duration::from_millis(within_ms), request_id: "r".into(), traceparent: None }
+    Ask {
+        request,
+        deadline: Instant::now() + Duration::from_millis(within_ms),
+        request_id: "r".into(),
+        traceparent: None,
+        stops_loops: false,
+    }
 }
 
 fn chunk(finish: Option<&str>) -> Chunk {

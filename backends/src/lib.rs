@@ -52,6 +52,8 @@ pub struct Ask {
     pub request_id: Arc<str>,
     /// W3C `traceparent` of the attempt's span, if tracing is on.
     pub traceparent: Option<Arc<str>>,
+    /// A whole answer that repeats itself without end may be cut short: nobody would take it. A stream is watched by its reader.
+    pub stops_loops: bool,
 }
 
 /// The start of an answer. A unary answer is a stream of one whole chunk.

@@ -206,7 +206,7 @@ mod tests {
         let body = json!({"model": "m", "messages": [{"role": "user", "content": "one two"}], "stream": stream});
         let request = ChatRequest::parse(body.to_string().into()).unwrap();
         let deadline = Instant::now() + std::time::Duration::from_secs(60);
-        let ask = Ask { request, deadline, request_id: "r".into(), traceparent: None };
+        let ask = Ask { request, deadline, request_id: "r".into(), traceparent: None, stops_loops: false };
         let mut text = String::new();
         let mut ended = None;
         let reply = match backend.clone().oneshot(ask).await {

@@ -69,7 +69,8 @@ fn continuations() -> u32 {
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum Exhausted {
-    /// An error where the caller's contract (JSON, schema, tools) is broken or nothing was said; else the last answer, flagged.
+    /// An error where the caller's contract (JSON, schema, tools) is broken, a check of the operator's own says no, or nothing was
+    /// said; else the last answer, flagged.
     #[default]
     Auto,
     /// Always an error.

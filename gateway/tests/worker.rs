@@ -52,7 +52,15 @@ fn ask(body: &str) -> Ask {
         deadline: tokio::time::Instant::now() + PATIENCE,
         request_id: Arc::from("test"),
         traceparent: None,
+        stops_loops: false,
     }
+}
+
+/// How far an answer of this form is held to it while it is written.
+async fn enforced(supervisor: &Supervisor, format: &str) -> Option<String> {
+    let body = format!(r#"{{"model":"x","messages":[{{"role":"user","content":"hi"}}],"max_tokens":4,"response_format":{format}}}"#);
+    let reply = supervisor.backend().oneshot(ask(&body)).await.unwrap();
+    reply.headers.get("x-spectra-enforced").map(|strength| strength.to_str().unwrap().to_owned())
 }
 
 /// All chunks of an answer, or how it failed.
@@ -211,6 +219,35 @@ async fn damaged_models_are_contained() {
     assert!(counts[1] >= 8, "every truncated file is refused: {counts:?}");
 }
 
+/// A whole answer that says the same on and on ends where a stream of it would be given up, if the one who asks wants it so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_whole_answer_without_end_is_cut_short() {
+    // It is left with one word, long enough for two thousand of them to be a loop.
+    let controls = ["<unk>", "<s>", "</s>"].map(|control| (control.to_owned(), 0.0, 3));
+    let bytes = (0..=255).map(|byte| (format!("<0x{byte:02X}>"), 0.0, 6));
+    let words: Vec<support::Word> =
+        controls.into_iter().chain(bytes).chain([("on and on and so ".replace(' ', "\u{2581}"), 1.0, 1)]).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("one-word.gguf");
+    std::fs::write(&model, support::model_bytes(&words, "{{ messages[0]['content'] }}", false)).unwrap();
+    let settings = Settings { context_tokens: Some(support::CONTEXT), slots: Some(1), ..settings(model) };
+    let supervisor = Supervisor::start(settings, supervision()).unwrap();
+    assert!(supervisor.ready(PATIENCE).await, "{:?}", supervisor.state());
+    let word = words.len() - 1;
+    let body = format!(
+        r#"{{"model":"x","messages":[{{"role":"user","content":"hi"}}],"max_tokens":1900,"temperature":0,"logit_bias":{{"{word}":100}}}}"#
+    );
+    let mut asked = ask(&body);
+    asked.stops_loops = true;
+    let reply = supervisor.backend().oneshot(asked).await.unwrap();
+    let chunks: Vec<_> = tokio::time::timeout(PATIENCE, reply.chunks.collect()).await.unwrap();
+    let view = &chunks[0].as_ref().unwrap().view;
+    let said = view.choices[0].content.as_deref().unwrap().len();
+    assert!((8192..12_000).contains(&said), "{said} bytes of 32,300");
+    assert_eq!(view.choices[0].finish, Some(Finish::Length));
+    assert!(view.usage.unwrap().completion_tokens < 1000);
+}
+
 /// What the wire promises, one request a line: body, then what a view of the answer must show.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_become_what_they_ask_for() {
@@ -237,6 +274,12 @@ async fn requests_become_what_they_ask_for() {
     );
     let value: serde_json::Value = serde_json::from_str(view.choices[0].content.as_deref().unwrap()).unwrap();
     assert!(value["ok"].is_boolean() && value["n"].is_u64(), "{value}");
+
+    let format = |schema: &str| format!(r#"{{"type":"json_schema","json_schema":{{"name":"s","schema":{schema}}}}}"#);
+    assert_eq!(enforced(&supervisor, &format(schema)).await.as_deref(), Some("strict"));
+    let in_part = r#"{"type":"array","items":{"type":"integer"},"uniqueItems":true}"#;
+    assert_eq!(enforced(&supervisor, &format(in_part)).await.as_deref(), Some("lenient"));
+    assert_eq!(enforced(&supervisor, r#"{"type":"text"}"#).await, None);
 
     let tools = format!(
         r#","tools":[{{"type":"function","function":{{"name":"set","parameters":{schema}}}}}],"tool_choice":"required","parallel_tool_calls":false"#

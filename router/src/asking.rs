@@ -1,6 +1,7 @@
 //! The next question to a model: the caller's request with what has to change. Never the identical request twice.
 
-use serde_json::json;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
 use spectra_backends::chat::{BadRequest, Format};
 use spectra_backends::{ChatRequest, Continuation, Edit};
 
@@ -60,7 +61,7 @@ pub(crate) fn unbound(request: &ChatRequest) -> Result<ChatRequest, BadRequest> 
         Format::JsonSchema { .. } | Format::JsonObject => "Answer with one JSON object, and with nothing else.".into(),
         Format::Text => "Answer by calling one of the given tools.".into(),
     };
-    let mut edits = vec![request.with_messages(&[json!({ "role": "user", "content": told })])];
+    let mut edits = vec![told_first(request, &told)?];
     if view.format != Format::Text {
         edits.push(Edit::Remove("response_format"));
     }
@@ -68,6 +69,26 @@ pub(crate) fn unbound(request: &ChatRequest) -> Result<ChatRequest, BadRequest> 
         edits.push(Edit::Set("tool_choice", "\"auto\"".into()));
     }
     request.edited(&edits)
+}
+
+/// The messages with an instruction at their head, in the caller's own system message where it is a plain text: some templates know one
+/// only. A small model answers what it reads last; a schema there would be what it writes on.
+fn told_first(request: &ChatRequest, told: &str) -> Result<Edit, BadRequest> {
+    let text = request.field("messages").unwrap_or("[]");
+    let unread = |error: serde_json::Error| BadRequest::new("invalid_json", "messages".to_owned(), error.to_string());
+    let mut messages: Vec<Box<RawValue>> = serde_json::from_str(text).map_err(unread)?;
+    let first: Option<Value> = messages.first().and_then(|message| serde_json::from_str(message.get()).ok());
+    let system = first.filter(|first| matches!(first["role"].as_str(), Some("system" | "developer")) && first["content"].is_string());
+    let message = match system {
+        Some(mut system) => {
+            system["content"] = format!("{}\n\n{told}", system["content"].as_str().unwrap_or_default()).into();
+            messages.remove(0);
+            system
+        }
+        None => json!({ "role": "system", "content": told }),
+    };
+    messages.insert(0, serde_json::value::to_raw_value(&message).map_err(unread)?);
+    Ok(Edit::Set("messages", serde_json::to_string(&messages).map_err(unread)?))
 }
 
 /// The caller's request with more room for the answer.
@@ -169,6 +190,20 @@ mod tests {
         let flaw = Flaw::Looping { period_bytes: 3, excerpt: "la ".into() };
         let asked = reask(&request(""), &Before { flaw, text: "la ".repeat(2000) }, Hint::Reheat, 1).unwrap();
         assert!(asked.raw().len() < 1000, "{}", asked.raw().len());
+    }
+
+    #[test]
+    fn a_form_in_words_comes_before_the_question() {
+        let format = r#","response_format":{"type":"json_schema","json_schema":{"name":"a","schema":{"type":"object"}}}"#;
+        let asked = unbound(&request(format)).unwrap();
+        let said: Vec<&str> = asked.view().messages.iter().map(|message| message.text.as_str()).collect();
+        assert_eq!((said.len(), said[1], asked.field("response_format")), (2, "x", None));
+        assert!(said[0].ends_with(r#"{"type":"object"}"#), "{}", said[0]);
+        let own = r#"{"model":"auto","messages":[{"role":"system","content":"Be brief."},{"role":"user","content":"x","odd":1.0e0}]"#;
+        let asked = unbound(&ChatRequest::parse(format!("{own}{format}}}").into_bytes().into()).unwrap()).unwrap();
+        assert_eq!(asked.view().messages.len(), 2);
+        assert!(asked.view().messages[0].text.starts_with("Be brief.\n\nAnswer with"));
+        assert!(asked.field("messages").unwrap().ends_with(r#"{"role":"user","content":"x","odd":1.0e0}]"#), "the rest keeps its bytes");
     }
 
     #[test]

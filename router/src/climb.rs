@@ -191,6 +191,7 @@ impl Climb {
             asked: self.asked.of_attempt(question.index),
             began: question.began,
             deadline: self.plan.deadline,
+            stops_loops: self.plan.checks.settings().looping,
         }
     }
 
@@ -356,7 +357,9 @@ impl Climb {
 
     fn classed(&self, error: &BackendError) -> Seen {
         match (error, error.complaint()) {
-            (_, Some(Complaint::Constraint)) => Seen::Unbound,
+            // Told in words only where its answer is verified; else nothing would hold the form.
+            (_, Some(Complaint::Constraint)) if self.plan.checks.hold_the_form() => Seen::Unbound,
+            (_, Some(Complaint::Constraint)) => Seen::Unfit,
             // Too long for this model, or a field it does not know, is no fault of the caller's.
             (_, Some(Complaint::Context | Complaint::Unsupported)) => Seen::Unfit,
             _ if error.is_callers_fault() => Seen::Refused,
@@ -410,6 +413,8 @@ fn may_deliver(exhausted: spectra_config::Exhausted, flaw: &Flaw, wants_json: bo
         Exhausted::Deliver => true,
         Exhausted::Auto => match flaw {
             Flaw::Empty | Flaw::NotJson { .. } | Flaw::OffSchema { .. } | Flaw::BadToolCall { .. } | Flaw::Backend(_) => false,
+            // What the operator's own check refuses is not for callers: it may hold a key.
+            Flaw::Custom { .. } => false,
             // A model that declines has answered: its caller must see the refusal.
             Flaw::Refused { .. } => true,
             _ => !wants_json,

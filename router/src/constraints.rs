@@ -1,16 +1,18 @@
 //! What a backend cannot do, before any score: hard rules, never learned.
 
-use spectra_backends::chat::View;
+use spectra_backends::chat::{Format, View};
 use spectra_backends::{ChatRequest, Facts};
 
 /// Request fields that only some upstreams know and that change what is answered; a local model would drop them silently.
 const HOSTED_ONLY: &[&str] = &["audio", "modalities", "prediction", "web_search_options", "functions", "function_call", "moderation"];
 
 /// Why a backend cannot take the request, in words that also serve as a metric label; `None`: it can.
+/// `verified`: its answers are held against the wanted form, so that a backend which is only told the form will do.
 #[must_use]
-pub fn unfit(request: &ChatRequest, facts: &Facts) -> Option<&'static str> {
+pub fn unfit(request: &ChatRequest, facts: &Facts, verified: bool) -> Option<&'static str> {
     let view = request.view();
-    let rules: [(bool, &'static str); 6] = [
+    let rules: [(bool, &'static str); 7] = [
+        (!verified && !facts.json_schema && matches!(view.format, Format::JsonSchema { .. }), "json_schema"),
         (facts.context_tokens.is_some_and(|context| least_tokens(view) > u64::from(context)), "context_length"),
         (!view.tools.is_empty() && !facts.tools, "tools"),
         (view.messages.iter().any(|message| !message.media.is_empty()) && !facts.vision, "vision"),
@@ -37,7 +39,9 @@ mod tests {
         let request = ChatRequest::parse(body.into_bytes().into()).unwrap();
         let mut facts = Facts { context_tokens: Some(4096), vision: false, n_max: 4, local: true, ..Facts::open() };
         change(&mut facts);
-        assert_eq!(unfit(&request, &facts), expected, "{extra}");
+        assert_eq!(unfit(&request, &facts, false), expected, "{extra}");
+        // Only the form of an answer can be made good by verifying it.
+        assert_eq!(unfit(&request, &facts, true), expected.filter(|why| *why != "json_schema"), "{extra}");
     }
 
     #[test]
@@ -50,6 +54,10 @@ mod tests {
         check(tools, |facts| facts.tools = false, Some("tools"));
         check(r#","logprobs":true"#, |facts| facts.logprobs = false, Some("logprobs"));
         check(r#","n":5"#, |_| {}, Some("n"));
+        let schema = r#","response_format":{"type":"json_schema","json_schema":{"name":"a","schema":{}}}"#;
+        check(schema, |_| {}, None);
+        check(schema, |facts| facts.json_schema = false, Some("json_schema"));
+        check(r#","response_format":{"type":"json_object"}"#, |facts| facts.json_schema = false, None);
         check(r#","audio":{}"#, |_| {}, Some("parameter"));
         check(r#","audio":{}"#, |facts| facts.local = false, None);
         check(r#","guided_whatever":{}"#, |_| {}, None);

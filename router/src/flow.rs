@@ -198,6 +198,7 @@ impl Flow {
             asked: self.asked.of_attempt(index),
             began,
             deadline: self.plan.deadline,
+            stops_loops: false,
         };
         let outcome = self.heard(&opening, so_far, by).await;
         let verdict = match &outcome {

@@ -17,6 +17,7 @@ pub(crate) struct Opening {
     pub asked: Arc<Asked>,
     pub began: Instant,
     pub deadline: Instant,
+    pub stops_loops: bool,
 }
 
 impl Opening {
@@ -31,6 +32,7 @@ impl Opening {
             deadline: self.deadline,
             request_id: self.asked.request_id.clone(),
             traceparent: self.asked.traceparent.clone(),
+            stops_loops: self.stops_loops,
         };
         self.fleet.call(&self.backend, ask)
     }
@@ -117,6 +119,7 @@ mod tests {
                 asked: Arc::default(),
                 began,
                 deadline: began + Duration::from_secs(60),
+                stops_loops: false,
             }
         };
         let request = ChatRequest::parse(Bytes::from_static(br#"{"model":"m","messages":[{"role":"user","content":"x"}]}"#)).unwrap();

@@ -29,6 +29,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant as Clock};
 
 use serde::Serialize;
+use spectra_backends::chat::Format;
 use spectra_backends::{ChatRequest, ChunkStream, Fleet};
 use spectra_config as config;
 
@@ -420,8 +421,12 @@ impl Router {
     /// What the moment allows. The local route's own first rung must be able to take the request and be let through;
     /// its spare rungs are the strong route's business.
     fn situation(&self, request: &ChatRequest, asked: &Asked, (local, strong): (&Route, &Route)) -> Situation {
+        let wants_schema = matches!(request.view().format, Format::JsonSchema { .. });
+        let verifies =
+            |route: &Route| !wants_schema || route.settings.with_header(asked.verify.as_deref()).is_ok_and(|settings| settings.schema);
+        let verified = verifies(local) && verifies(strong);
         let able = |name: &str| {
-            self.fleet.facts(name).is_some_and(|facts| constraints::unfit(request, facts).is_none()) && self.fleet.admits(name)
+            self.fleet.facts(name).is_some_and(|facts| constraints::unfit(request, facts, verified).is_none()) && self.fleet.admits(name)
         };
         // Of the backends that would be asked first: the shortest wait and time, and the lowest price.
         let least = |route: &Route, of: &dyn Fn(&str) -> Option<f32>| {

@@ -176,6 +176,7 @@ async fn second_look(
         asked: about.asked.clone(),
         began: Instant::now(),
         deadline: until,
+        stops_loops: true,
     };
     let mut alarm = Alarm::at(until);
     let mut reply = opening.ask_within(&mut alarm, request).await.map_err(|error| error.to_string())?;

@@ -91,7 +91,7 @@ impl Route {
         for rung in &self.rungs {
             let mut able = Vec::with_capacity(rung.len());
             for (name, weight) in rung {
-                match fleet.facts(name).map_or(Some("absent"), |facts| unfit(request, facts)) {
+                match fleet.facts(name).map_or(Some("absent"), |facts| unfit(request, facts, checks.hold_the_form())) {
                     Some(why) => excluded.push((name.clone(), why)),
                     None => able.push((name.clone(), *weight)),
                 }

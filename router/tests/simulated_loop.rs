@@ -182,7 +182,7 @@ async fn run(cases: &[Arc<Case>], percent: usize, stream: bool) -> Came {
         delivered += usize::from(good);
         attempts += account.attempts.len();
         let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-        let ask = Ask { request, deadline, request_id: "x".into(), traceparent: None };
+        let ask = Ask { request, deadline, request_id: "x".into(), traceparent: None, stops_loops: false };
         let reply = tower::ServiceExt::oneshot(plain.backend.clone(), ask).await.unwrap();
         straight += usize::from(usable(&said(reply.chunks).await, &case.meant));
     }

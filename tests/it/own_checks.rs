@@ -33,7 +33,7 @@ fn config(cases: &[Case]) -> String {
     for Case { name, own, .. } in cases {
         for on_failure in ["pass", "refuse"] {
             text += &format!(
-                "[routes.{name}_{on_failure}]\nladder = [\"small\"]\nattempts = 1\nexhausted = \"error\"\n[routes.{name}_{on_failure}.verify.own.{name}]\n{own}\non_failure = \"{on_failure}\"\n"
+                "[routes.{name}_{on_failure}]\nladder = [\"small\"]\nattempts = 1\n[routes.{name}_{on_failure}.verify.own.{name}]\n{own}\non_failure = \"{on_failure}\"\n"
             );
         }
     }

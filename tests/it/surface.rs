@@ -30,6 +30,7 @@ async fn good() -> Upstream {
 async fn b22_b26_hard_rules_come_before_any_score_and_nothing_is_dropped_to_make_it_fit() {
     let tool = json!([{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]);
     let image = json!([{"role": "user", "content": [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA==", "detail": "low"}}]}]);
+    let strict = json!({"type": "json_schema", "json_schema": {"name": "a", "strict": true, "schema": {"type": "object"}}});
     let long = json!([{"role": "user", "content": "word ".repeat(3000)}]);
     for (limit, more, why) in [
         ("context_tokens = 100", json!({"max_tokens": 101}), "context_length"),
@@ -38,6 +39,8 @@ async fn b22_b26_hard_rules_come_before_any_score_and_nothing_is_dropped_to_make
         ("vision = false", json!({"messages": image}), "vision"),
         ("logprobs = false", json!({"logprobs": true, "top_logprobs": 2}), "logprobs"),
         ("n_max = 1", json!({"n": 2}), "n"),
+        // With verification on, it would be told the schema in words.
+        ("json_schema = false", json!({"response_format": strict}), "json_schema"),
     ] {
         let (one, two) = (good().await, good().await);
         let spectra =
@@ -52,7 +55,7 @@ async fn b22_b26_hard_rules_come_before_any_score_and_nothing_is_dropped_to_make
             assert_eq!(&sent[key], value, "{why}: {key}");
         }
         // Where nobody can, the caller is told which rule it was.
-        let refused = spectra.post(CHAT, &ask("one", more)).await.unwrap();
+        let refused = spectra.post_with(CHAT, "x-spectra-verify: off\r\n", &ask("one", more)).await.unwrap();
         let (status, _, _, code) = refused.error().unwrap();
         let expected = if why == "context_length" { "context_length_exceeded" } else { "unsupported_by_route" };
         assert_eq!((status, code.as_deref()), (400, Some(expected)), "{why}");

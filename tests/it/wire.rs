@@ -51,6 +51,7 @@ fn ask_with(body: &str) -> Ask {
         deadline: Instant::now() + Duration::from_secs(600),
         request_id: "req-1".into(),
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
+        stops_loops: false,
     }
 }
 

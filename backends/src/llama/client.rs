@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use http::header::{CONTENT_TYPE, HOST};
-use http::{HeaderName, Request, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, BodyStream, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
@@ -24,6 +24,8 @@ use crate::{Ask, BackendError, Chunk, Reply};
 const MOST_BODY: usize = 64 << 20;
 /// How far the answer was held to the asked form while it was written: `strict` or `lenient`.
 const ENFORCED: HeaderName = HeaderName::from_static("x-spectra-enforced");
+/// Asks the worker to end a whole answer that repeats itself without end.
+pub const STOP_LOOPS: HeaderName = HeaderName::from_static("x-spectra-stop-loops");
 
 /// Drives a connection; ends it when dropped.
 struct Connection(JoinHandle<()>);
@@ -42,7 +44,10 @@ pub(super) async fn ask(socket: &Path, alias: &str, ask: Ask, there: Use) -> Res
         edits.push(Edit::Set("stream_options", r#"{"include_usage":true}"#.into()));
     }
     let body = ask.request.spliced(&edits);
-    let request = post("/v1/chat/completions", body, &ask.request_id, ask.traceparent.as_deref())?;
+    let mut request = post("/v1/chat/completions", body, &ask.request_id, ask.traceparent.as_deref())?;
+    if ask.stops_loops && !view.stream {
+        request.headers_mut().insert(STOP_LOOPS, HeaderValue::from_static("1"));
+    }
     let (connection, response) = accepted(socket, request).await?;
     let is_stream = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
     let headers = response.headers().get(&ENFORCED).map(|strength| (ENFORCED, strength.clone()));

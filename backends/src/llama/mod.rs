@@ -36,6 +36,7 @@ mod text;
 #[cfg(feature = "llama")]
 mod tools;
 
+pub use client::STOP_LOOPS;
 pub use file::{Header, LoadError};
 pub use memory::Plan;
 pub use settings::{GpuSplit, KvType, Pooling, Settings};

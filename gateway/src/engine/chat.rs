@@ -9,8 +9,9 @@ use futures_util::stream::{SelectAll, Stream, StreamExt, poll_fn};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 use spectra_backends::chat::View;
-use spectra_backends::llama::{Event, Job, Refused, Sampling, TokenChoice};
+use spectra_backends::llama::{Ended, Event, Job, Refused, Sampling, TokenChoice};
 use spectra_backends::{ChatRequest, chat::BadRequest};
+use spectra_router::verify::loops_on;
 use tokio::sync::mpsc;
 
 use super::respond::{Body, Problem, json as json_response, sse};
@@ -37,8 +38,8 @@ struct Submitted {
     enforced: Option<&'static str>,
 }
 
-/// Answers one request. Dropping the response ends the generation.
-pub(super) async fn answer(loaded: Arc<Loaded>, body: Bytes) -> Result<Response<Body>, Problem> {
+/// Answers one request. Dropping the response ends the generation. `stops_loops`: so does a whole answer that repeats itself on and on.
+pub(super) async fn answer(loaded: Arc<Loaded>, body: Bytes, stops_loops: bool) -> Result<Response<Body>, Problem> {
     let request = ChatRequest::parse(body).map_err(|error| Problem::bad_request(&error))?;
     let view = request.view();
     check(view)?;
@@ -61,7 +62,7 @@ pub(super) async fn answer(loaded: Arc<Loaded>, body: Bytes) -> Result<Response<
         let all = futures_util::stream::once(std::future::ready(first)).chain(events);
         sse(stream(loaded, head, all, voices))
     } else {
-        whole(&loaded, &head, events, voices).await?
+        whole(&loaded, &head, events, voices, stops_loops).await?
     };
     if let Some(enforced) = enforced {
         response.headers_mut().insert(ENFORCED, HeaderValue::from_static(enforced));
@@ -191,18 +192,56 @@ fn started(usage: &mut Usage, prompt: u32, cached: u32) {
     usage.cached = if first { u64::from(cached) } else { usage.cached.min(u64::from(cached)) };
 }
 
+/// Looks now and then whether a choice still says anything new.
+#[derive(Default)]
+struct Watch {
+    said: String,
+    next_look: usize,
+    /// Pieces of text so far, one token each or a few: the engine counts only what ends by itself.
+    pieces: u64,
+}
+
+impl Watch {
+    const STEP: usize = 1024;
+
+    fn sees_a_loop(&mut self, more: &str) -> bool {
+        self.said.push_str(more);
+        self.pieces += 1;
+        let looks = self.said.len() >= self.next_look;
+        if looks {
+            self.next_look = self.said.len() + Self::STEP;
+        }
+        looks && loops_on(&self.said)
+    }
+}
+
 /// Folds all events into one answer.
-async fn whole(loaded: &Loaded, head: &Head, mut events: Events, mut voices: Vec<Voice>) -> Result<Response<Body>, Problem> {
+async fn whole(
+    loaded: &Loaded,
+    head: &Head,
+    mut events: Events,
+    mut voices: Vec<Voice>,
+    stops_loops: bool,
+) -> Result<Response<Body>, Problem> {
     let mut tokens: Vec<Vec<TokenChoice>> = voices.iter().map(|_| Vec::new()).collect();
+    let mut watches: Vec<Watch> = voices.iter().map(|_| Watch::default()).collect();
     let mut finishes: Vec<Option<&'static str>> = vec![None; voices.len()];
     let mut usage = Usage::default();
     while let Some((index, event)) = events.next().await {
-        let Some(voice) = voices.get_mut(index) else { continue };
+        let Some(voice) = voices.get_mut(index).filter(|_| finishes[index].is_none()) else { continue };
         match event {
             Event::Started { prompt_tokens, cached_tokens } => started(&mut usage, prompt_tokens, cached_tokens),
             Event::Text { text, tokens: mut more } => {
                 voice.say(&text);
                 tokens[index].append(&mut more);
+                if stops_loops && watches[index].sees_a_loop(&text) {
+                    usage.completion += watches[index].pieces;
+                    voice.end();
+                    finishes[index] = Some(voice.finish(Ended::Length));
+                    if !finishes.contains(&None) {
+                        break;
+                    }
+                }
             }
             Event::Ended { how, completion_tokens } => {
                 usage.completion += u64::from(completion_tokens);

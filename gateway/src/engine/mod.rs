@@ -20,7 +20,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use spectra_backends::chat::{BadRequest, Format, Tool, ToolChoice, View};
 use spectra_backends::llama::{
-    Constraint, Engine, Form, Grammars, LoadError, Prompt, PromptError, Settings, Strength, Style, Unsupported, gpus, grammar,
+    Constraint, Engine, Form, Grammars, LoadError, Prompt, PromptError, STOP_LOOPS, Settings, Strength, Style, Unsupported, gpus, grammar,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
@@ -280,8 +280,9 @@ async fn handle(loaded: Option<Arc<Loaded>>, request: Request<Incoming>) -> Resu
         (&Method::GET, "/metrics") => Ok(respond::text("text/plain; version=0.0.4", metrics::text(&loaded))),
         (&Method::GET, "/v1/models") => Ok(respond::json(StatusCode::OK, models(&loaded))),
         (&Method::POST, "/v1/chat/completions") => {
+            let stops_loops = request.headers().contains_key(STOP_LOOPS);
             let body = body(request).await?;
-            chat::answer(loaded, body).await
+            chat::answer(loaded, body, stops_loops).await
         }
         (&Method::POST, "/v1/embeddings") => {
             let body = body(request).await?;

@@ -268,6 +268,16 @@ impl Checks {
         matches!(self.wanted, Wanted::Json { .. })
     }
 
+    /// An answer that is not of the form the caller asked for is noticed.
+    #[must_use]
+    pub fn hold_the_form(&self) -> bool {
+        match &self.wanted {
+            Wanted::Json { schema: Some(_), .. } => self.settings.schema,
+            Wanted::Json { schema: None, .. } => self.settings.json,
+            Wanted::Text => self.settings.tools,
+        }
+    }
+
     /// The operator has checks of its own, which look at whole answers.
     #[must_use]
     pub fn has_own(&self) -> bool {

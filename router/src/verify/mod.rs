@@ -22,6 +22,7 @@ pub use crate::repair::Stage;
 pub use checks::{Checks, Custom, Rule, Settings};
 pub use feedback::{Hint, feedback, next_ask_hint};
 pub use schema::{Schema, SchemaCache};
+pub use text::loops_on;
 pub(crate) use text::{excerpt, is_refusal};
 pub use verifier::Verifier;
 

@@ -67,6 +67,12 @@ pub(super) fn loop_at_end(text: &[u8], back_max: usize) -> Option<Loop> {
     (length >= 4 * period).then_some(Loop { period, length })
 }
 
+/// The text ends in so much repetition that reading on is waste: what stops a stream, for those who write whole answers.
+#[must_use]
+pub fn loops_on(text: &str) -> bool {
+    loop_at_end(text.as_bytes(), 2 * HOPELESS_BYTES).is_some_and(|found| found.is_hopeless())
+}
+
 /// The first characters of a text, cut at `chars`.
 pub(crate) fn excerpt(text: &str, chars: usize) -> String {
     match text.char_indices().nth(chars) {
