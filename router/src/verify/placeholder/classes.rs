@@ -76,7 +76,7 @@ pub(super) fn hollow_class(language: Language, node: Node<'_>, code: &str, bases
 /// Names of classes that other classes of the file extend.
 pub(super) fn base_names(language: Language, root: Node<'_>, code: &str) -> Vec<String> {
     let mut names = Vec::new();
-    if language == Language::Python {
+    if language == Language::Python && code.contains("class ") {
         walk(root, &mut |node| {
             if node.kind() == "class_definition"
                 && let Some(supers) = node.child_by_field_name("superclasses")

@@ -135,6 +135,10 @@ pub(super) fn python_indentation(root: Node<'_>, code: &str) -> Option<Fault> {
         if found.is_some() {
             return Descend::No;
         }
+        // Blocks stand in statements, not in expressions.
+        if matches!(node.kind(), "expression_statement" | "return_statement" | "parameters" | "identifier" | "comment") {
+            return Descend::No;
+        }
         if matches!(node.kind(), "print_statement" | "exec_statement") {
             found = Some(Fault { line: node.start_position().row + 1, why: "a statement of Python 2".into() });
             return Descend::No;

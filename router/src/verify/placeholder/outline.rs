@@ -128,6 +128,10 @@ pub(super) fn outline(language: Language, root: Node<'_>, code: &str) -> Outline
             return Descend::No;
         }
         outline.empty_models += usize::from(is_empty_model(language, node, code));
+        // Names and numbers hold nothing; most nodes are such.
+        if node.named_child_count() == 0 {
+            return Descend::No;
+        }
         if let Some(class) = hollow_class(language, node, code, &bases) {
             outline.functions.push(class);
             return Descend::Yes;
