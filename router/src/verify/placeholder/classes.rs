@@ -21,7 +21,7 @@ pub(super) fn is_promise_alone(node: Node<'_>, code: &str) -> bool {
                     || code[child.byte_range()].trim().is_empty()
             })
     });
-    alone && (phrases::promises(text) || phrases::orders(text))
+    alone && (phrases::promises(text) || phrases::notes(std::iter::once(text)))
 }
 
 /// Members of a type that are only announced.
@@ -34,7 +34,7 @@ pub(super) fn is_promised_body(node: Node<'_>, code: &str) -> bool {
     of_type
         && node.named_child_count() > 0
         && node.named_children(&mut cursor).all(is_comment)
-        && comments_in(&code[node.byte_range()]).any(phrases::promises)
+        && phrases::notes(comments_in(&code[node.byte_range()]))
 }
 
 /// A class without members and without a base that would bring some.
@@ -110,5 +110,7 @@ pub(super) fn is_promised_class(language: Language, node: Node<'_>, code: &str) 
         let text = code[child.byte_range()].trim();
         text == "pass" || text == "..." || text.starts_with("\"\"\"")
     });
-    bare && comments_in(&code[node.byte_range()]).any(phrases::promises)
+    let own = node.child_by_field_name("superclasses").is_none();
+    let comments = || comments_in(&code[node.byte_range()]);
+    bare && (comments().any(phrases::promises) || (own && phrases::notes(comments())))
 }

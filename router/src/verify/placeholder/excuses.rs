@@ -75,6 +75,7 @@ pub(super) fn is_quiet(name: &str) -> bool {
     (name.starts_with("__") && name.ends_with("__") && name != "__call__" && name != "__main__")
         || name.to_ascii_lowercase().contains("noop")
         || name.to_ascii_lowercase().contains("no_op")
+        || matches!(name, "ignore" | "nothing" | "do_nothing" | "doNothing" | "discard" | "swallow")
         || (name.starts_with("on") && name[2..].starts_with(|c: char| c.is_uppercase()))
         || ["on_", "after_", "before_", "setup", "teardown", "tearDown", "setUp", "ngOnInit", "componentDid", "downgrade", "contextLoads"]
             .iter()

@@ -101,7 +101,9 @@ fn of_code(name: &str, source: &Source<'_>) -> Option<String> {
     }
     let promise = outline.comments.iter().find(|comment| {
         let alone = outline.is_only_header || outline.is_a_line(&comment.text);
-        !comment.documents() && (open_ends::is_open(comment, content) || (alone && phrases::promises(&comment.text)))
+        !comment.documents()
+            && phrases::asks_for_content(&comment.text)
+            && (open_ends::is_open(comment, content) || (alone && phrases::promises(&comment.text)))
     });
     promise
         .filter(|_| language.is_program() && name != "doc.go" && outline.is_thin(language))

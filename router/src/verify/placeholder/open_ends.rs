@@ -32,6 +32,9 @@ pub(super) fn of_settings(name: &str, language: Option<Language>, content: &str)
     let lines: Vec<&str> = content.lines().map(str::trim).collect();
     let substance = lines.iter().filter(|line| is_substance(line)).count();
     let yaml = language == Some(Language::Yaml);
+    if language == Some(Language::Sql) && content.contains("(...)") {
+        return Some("\"(...)\" stands for columns or values".into());
+    }
     for (at, line) in lines.iter().enumerate() {
         // In YAML three dots may end a document.
         let gap = matches!(line.trim_end_matches(','), "..." | "…");

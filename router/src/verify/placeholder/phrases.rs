@@ -35,7 +35,7 @@ static PROMISE: LazyLock<Option<Regex>> = LazyLock::new(|| {
         r"|\bplace\s?holders?\b|\bstub(bed)?\b|\blorem\s+ipsum\b|\bcoming\s+soon\b|\bwork\s+in\s+progress\b|\bboilerplate\b",
         r"|\b(add|put|write|insert|place|define|implement|import|include|initiali[sz]e|configure|register|create|fill\s+in|paste|enter|call|handle|do)\b.{0,60}\b(here|below|later)\b",
         r"|\b(go|goes|comes|belongs|added|defined|implemented|written|placed)\s+(in\s+)?here\b",
-        r"|\bto\s+be\s+(implemented|added|done|written|defined|completed|filled|determined|decided|provided|generated|documented|described|specified|continued)\b",
+        r"|\bto\s+be\s+(implemented|added|done|written|defined|completed|filled|determined|decided|provided|generated|documented|described|specified|continued)\b|\bto\s+follow\W*$",
         r"|\b(not|never)\s+(yet\s+)?(been\s+)?implemented\b|\bunimplemented\b|\bnot\s+yet\s+(written|done|available|supported)\b",
         r"|\breplace\s+(this|it|me)?\s*(with|by)\b|\b(real|actual|proper|full|complete)\s+(implementation|code|logic|content|query|call|data)\b",
         r"|\bimplement(ation)?\s+(me|this|it|the|your|needed|required|pending|details|logic)\b|^\W*implement\b|\bneeds?\s+(to\s+be\s+)?implement",
@@ -56,7 +56,7 @@ static PROMISE: LazyLock<Option<Regex>> = LazyLock::new(|| {
 /// An order to whoever comes next, at the start of a comment; enough where nothing follows it.
 static ORDER: LazyLock<Option<Regex>> = LazyLock::new(|| {
     Regex::new(concat!(
-        r"(?i)^\W*(please\s+)?(add|write|implement|define|create|include|register|put|insert|configure|initiali[sz]e|set\s?up|start|handle|return|call|fetch|build|render|finish|",
+        r"(?i)^\W*(please\s+)?(add|write|implement|define|create|include|register|put|insert|configure|initiali[sz]e|set\s?up|start|handle|return|call|fetch|build|render|finish|copy|install|run|expose|",
         r"load|fill|complete|continue|describe|document|provide|specify|replace|customi[sz]e|extend)\s+\w+",
         r"|^\W*(\w+\s+){0,3}(go|goes|will\s+go|will\s+be(\s+added)?|to\s+be\s+added)(\s+here)?\W*$",
     ))
@@ -85,7 +85,7 @@ static STEP: LazyLock<Option<Regex>> = LazyLock::new(|| {
 /// Why nothing is done on purpose.
 static EXCUSE: LazyLock<Option<Regex>> = LazyLock::new(|| {
     Regex::new(concat!(
-        r"(?i)\b(nothing|no-?op|intentional(ly)?|deliberate(ly)?|ignored?|needed|no\s+need|empty|unused|overrid(e|es|den)|defaults?|already|never|none|",
+        r"(?i)\b(nothing|no|no-?op|intentional(ly)?|deliberate(ly)?|ignored?|needed|no\s+need|empty|unused|overrid(e|es|den)|defaults?|already|never|none|",
         r"by\s+design|required|not|don't|doesn't|isn't|can't|won't|un\w*supported|cannot|subclass(es)?|only|always|handled|skip|optional|irrelevant)\b",
     ))
     .ok()
@@ -181,6 +181,12 @@ pub(super) fn asks_for_content(comment: &str) -> bool {
 pub(super) fn tells_steps<'a>(comments: impl Iterator<Item = &'a str>) -> bool {
     let lines: Vec<&str> = comments.map(words).collect();
     lines.iter().any(|line| found(&STEP, line)) && !lines.iter().any(|line| found(&EXCUSE, line))
+}
+
+/// A note where members or statements should be, and no reason why there are none.
+pub(super) fn notes<'a>(comments: impl Iterator<Item = &'a str>) -> bool {
+    let lines: Vec<&str> = comments.map(words).filter(|line| line.contains(char::is_alphabetic)).collect();
+    !lines.is_empty() && lines.len() <= 6 && !lines.iter().any(|line| found(&EXCUSE, line) || line.contains([';', '=']))
 }
 
 /// A comment that says why nothing is there.
