@@ -81,7 +81,7 @@ impl<'model> Scheduler<'model> {
             let busy = self.step();
             self.part();
             // Not before the first text of an answer, and one at a time between steps.
-            if busy && self.reuse.is_crowded() && self.running.iter().all(Sequence::is_streaming) {
+            if busy && self.reuse.is_overcrowded() && self.running.iter().all(Sequence::is_streaming) {
                 self.reuse.park_oldest(&mut self.context);
             }
             self.publish();

@@ -10,9 +10,12 @@ use super::sequence::Sequence;
 
 /// Shorter remains are not worth a sequence id.
 const LEAST: usize = 16;
-/// Idle tokens that stay in the cache. Each step looks at every one of them, if only to pass over it: ten thousand made a prompt
-/// of 500 tokens a third slower. More are parked, and come back by a copy, which is a thousand times faster than reading.
-const LEFT_IN_CACHE: usize = 1024;
+/// Idle tokens that stay in the cache. Each step looks at every one of them, if only to pass over it: a thousand made a small
+/// model's tokens a twentieth slower, ten thousand its prompts a third. More are parked in a pause, or before a long prompt, and
+/// come back by a copy, which is a hundred times faster than reading.
+const LEFT_IN_CACHE: usize = 256;
+/// The same while answers stream, which a copy interrupts.
+const LEFT_IN_BUSY_CACHE: usize = 4096;
 /// Shorter remains are not worth parking.
 const LEAST_PARKED: usize = 64;
 /// Of what is parked at least this part must be of use to be brought back: all of it is copied.
@@ -131,6 +134,11 @@ impl Reuse {
     /// More is idle in the cache than should be.
     pub(crate) fn is_crowded(&self) -> bool {
         self.tokens() > LEFT_IN_CACHE
+    }
+
+    /// More is idle in the cache than should be even while answers stream.
+    pub(crate) fn is_overcrowded(&self) -> bool {
+        self.tokens() > LEFT_IN_BUSY_CACHE
     }
 
     /// The same without what was used last, which is the likeliest to be wanted next.
