@@ -36,7 +36,7 @@ pub(super) fn stub(language: Language, body: Node<'_>, code: &str) -> Option<Stu
             Worth::Something => hollow = false,
         }
     }
-    promise |= hollow && if trivial == 0 { phrases::notes(comments_in(text)) } else { phrases::tells_steps(comments_in(text)) };
+    promise |= hollow && phrases::notes(comments_in(text));
     if !hollow || trivial > 1 || (trivial == 1 && !promise) {
         return None;
     }

@@ -72,16 +72,6 @@ static NOTHING: LazyLock<Option<Regex>> = LazyLock::new(|| {
     .ok()
 });
 
-/// What a piece of code would do, told instead of done.
-static STEP: LazyLock<Option<Regex>> = LazyLock::new(|| {
-    Regex::new(concat!(
-        r"(?i)^\W*(\d+[.)]\s*)?(verify|check|validate|initiali[sz]e|set\s?up|start|stop|connect|load|query|fetch|get|return|create|build|parse|send|",
-        r"compute|calculate|process|handle|render|update|delete|remove|save|store|read|write|call|generate|authenticate|log|add|insert|implement|define|",
-        r"logic|perform|execute|run|retrieve|register|configure|convert|encode|decode|encrypt|decrypt|publish|subscribe|mount|apply|iterate|loop)\b",
-    ))
-    .ok()
-});
-
 /// Why nothing is done on purpose.
 static EXCUSE: LazyLock<Option<Regex>> = LazyLock::new(|| {
     Regex::new(concat!(
@@ -175,12 +165,6 @@ pub(super) fn asks_for_content(comment: &str) -> bool {
         Some(task) => task.is_empty() || promises(task) || orders(task),
         None => true,
     }
-}
-
-/// Comments that tell what a body without work should do, and no reason why it does not.
-pub(super) fn tells_steps<'a>(comments: impl Iterator<Item = &'a str>) -> bool {
-    let lines: Vec<&str> = comments.map(words).collect();
-    lines.iter().any(|line| found(&STEP, line)) && !lines.iter().any(|line| found(&EXCUSE, line))
 }
 
 /// A note where members or statements should be, and no reason why there are none.
