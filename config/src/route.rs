@@ -139,6 +139,9 @@ pub struct Router {
     pub policy: Policy,
     /// Share of requests sent against the policy's advice, to learn; 0 to 0.1.
     pub explore: f64,
+    /// A reload whose `policy` would lower the share of usable first answers by more than this (0 to 1), as estimated from the
+    /// ledger, is refused; unset: the estimate is logged and the policy taken.
+    pub guard_usable_drop: Option<f64>,
     /// Learn from verified outcomes. False: scores stay as they are.
     pub learn: bool,
     /// A conversation that was escalated stays on the strong route for so long.
@@ -180,6 +183,7 @@ impl Default for Router {
             strong: name("strong"),
             policy: Policy::default(),
             explore: 0.0,
+            guard_usable_drop: None,
             learn: true,
             affinity_ms: 600_000,
             weights: None,
@@ -290,6 +294,13 @@ impl Router {
                     "write a band within 0 to 1, such as [0.2, 0.9], and 1 to 256 tokens",
                 ));
             }
+        }
+        if let Some(drop) = self.guard_usable_drop.filter(|drop| !(0.0..=1.0).contains(drop)) {
+            return Err(Fault::new(
+                None,
+                format!("router.guard_usable_drop is {drop}, which is not within 0 to 1"),
+                "write a share such as 0.02, or leave it out for none",
+            ));
         }
         if !(0.0..=0.1).contains(&self.explore) {
             return Err(Fault::new(

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use spectra_backends::{Fleet, Price};
 use spectra_config::Config;
 use spectra_router::Router;
+use spectra_router::score::State;
 
 use crate::feed::Feed;
 use crate::ledger::Ledger;
@@ -76,9 +77,10 @@ pub(crate) const ROUTER_STATE: &str = "router";
 
 /// Takes up what was learned before.
 fn recall(ledger: &Ledger, router: &Router) {
-    let state = ledger.load_state(ROUTER_STATE).ok().flatten().and_then(|text| serde_json::from_str(&text).ok());
-    if state.is_some_and(|state| !router.scorer().import(state)) {
-        tracing::warn!("what the ledger holds of the router's learning is another version's, and not used");
+    let Some(text) = ledger.load_state(ROUTER_STATE).ok().flatten() else { return };
+    let read = serde_json::from_str(&text).map_err(|error| error.to_string());
+    if let Err(why) = read.and_then(|state: State| router.scorer().adopt(state).map_err(|error| error.to_string())) {
+        tracing::warn!("what the ledger holds of the router's learning is not used: {why}");
     }
 }
 

@@ -3,6 +3,7 @@
 //! Under pressure rows are dropped and counted. A batch is one transaction: after kill -9 the database is whole, and at
 //! most what was not yet committed (at most `BATCH_ROWS` rows or `BATCH_WAIT`) is missing. Schema: `docs/ledger.md`.
 
+pub(crate) mod decided;
 pub mod export;
 mod schema;
 mod writer;
@@ -185,6 +186,15 @@ impl Ledger {
             queue: read(&counts.queue),
             bytes: read(&counts.bytes),
         }
+    }
+
+    /// The last requests that a rule chose a route for, oldest first.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub(crate) fn decided(&self, most: u32) -> anyhow::Result<Vec<decided::Decided>> {
+        self.flush();
+        Ok(decided::decided(&self.reader()?, most)?)
     }
 
     fn reader(&self) -> rusqlite::Result<Connection> {

@@ -14,6 +14,7 @@ mod error;
 pub mod feed;
 mod feedback;
 mod fleet;
+mod forecast;
 pub mod kept;
 pub mod ledger;
 mod lines;
@@ -125,10 +126,11 @@ impl Gateway {
     /// # Errors
     /// As `build`; this one then goes on unchanged.
     pub fn next(&self, mut config: Config, beside: Option<&Path>) -> anyhow::Result<Self> {
+        let told = forecast::guard(&self.config, &config, self.books.ledger.as_deref())?;
         let earlier = Earlier { config: &self.config, fleet: self.router.fleet(), workers: &self.workers };
         let (fleet, workers, missing) = fleet::start(&config, beside, Some(earlier))?;
         let router = Arc::new(self.router.next(&config, fleet, &probes::of)?);
-        config.notices.extend(at_next_start(&self.config, &config));
+        config.notices.extend(at_next_start(&self.config, &config).into_iter().chain(told));
         let books = self.books.next(&self.config, &config, router);
         self.places.resize(config.limits.in_flight);
         Ok(Self {

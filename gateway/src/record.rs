@@ -111,6 +111,9 @@ pub enum Outcome {
 pub struct Decision {
     /// Calibrated chance, 0 to 1, that the first rung of the chosen route gives a usable answer at the first try.
     pub predicted: Option<f32>,
+    /// The same for either route, local and strong; and how much the strong one is needed, on the scale policies rank by.
+    pub chances: Option<[f32; 2]>,
+    pub need: Option<f32>,
     /// Chance with which the route was taken, given the score: below 1 where requests are sent the other way to learn.
     pub propensity: Option<f32>,
     /// What moved the score, the strongest first: the feature's name and what it added to the difficulty.
@@ -346,6 +349,8 @@ fn decision(account: &Account) -> Decision {
     let Some(score) = &account.score else { return Decision::default() };
     let first_is_local = account.attempts.first().is_some_and(|attempt| attempt.local);
     Decision {
+        chances: Some([score.p_local, score.p_hosted]),
+        need: Some(score.need),
         propensity: Some(account.propensity),
         predicted: Some(if first_is_local { score.p_local } else { score.p_hosted }),
         reasons: score.reasons.iter().map(|reason| (reason.feature, reason.weight)).collect(),

@@ -151,3 +151,74 @@ fn verify_ends_with_what_it_found_and_says_what_to_do_with_bad_files() {
         assert!(ended == Some(code) && said.contains(out) && told.contains(err), "{arguments:?}: {ended:?}\n{said}\n{told}");
     }
 }
+
+/// A command with bytes on standard input.
+fn fed(arguments: &[&str], input: &[u8]) -> Output {
+    let mut child = spectra(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn what_a_router_learned_goes_from_ledger_to_file_to_ledger() {
+    use spectra_router::score::{Scorer, Settings, Weights};
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let state = serde_json::to_value(Scorer::new(Weights::builtin(), Settings::default()).export()).unwrap();
+    spectra_gateway::ledger::save_state(path("a.sqlite").as_ref(), "router", &state.to_string()).unwrap();
+    let exported = |ledger: &str| spectra(&["router", "export", "--ledger", &path(ledger)]).output().unwrap();
+    let one = exported("a.sqlite");
+    assert!(one.status.success(), "{}", String::from_utf8_lossy(&one.stderr));
+    std::fs::write(path("a.json"), &one.stdout).unwrap();
+    let import = |arguments: &[&str]| spectra(&[&["router", "import"], arguments].concat()).output().unwrap();
+    let done = import(&[&path("a.json"), &path("a.json"), "--ledger", &path("b.sqlite")]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert_eq!(exported("b.sqlite").stdout, one.stdout, "nothing and nothing is nothing");
+    assert_eq!(import(&[&path("a.json"), "--out", "-"]).stdout, one.stdout);
+
+    let mut old = state;
+    old.as_object_mut().unwrap().remove("weights");
+    std::fs::write(path("old.json"), old.to_string()).unwrap();
+    fails(&import(&[&path("old.json"), "--out", "-"]), &["old.json", "run its gateway with this build once, then export it again"]);
+    fails(&exported("none.sqlite"), &["there is no ledger at"]);
+    fails(&import(&[&path("none.json"), "--ledger", &path("b.sqlite")]), &["none.json"]);
+    assert_eq!(exported("b.sqlite").stdout, one.stdout, "what could not be read has touched nothing");
+}
+
+#[test]
+fn score_answers_every_line_it_can_and_the_same_every_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let learn = folder.path().join("learn.jsonl");
+    let labelled: Vec<String> = (0..60)
+        .map(|at| {
+            format!(r#"{{"prompt":"{} {at}.","weak_score":{},"strong_score":1.0}}"#, ["Greet person", "Prove lemma"][at % 2], (at + 1) % 2)
+        })
+        .collect();
+    std::fs::write(&learn, labelled.join("\n")).unwrap();
+    let huge = "lorem ipsum ".repeat(100_000);
+    let mut input = format!(
+        "\u{feff}{{\"id\":\"empty\",\"prompt\":\"\"}}\r\n\n{{\"id\":7,\"prompt\":\"Prove it.\",\"group\":null,\"system\":null}}\n\
+         {{\"id\":\"body\",\"request\":{{\"messages\":[{{\"role\":\"user\",\"content\":[{{\"type\":\"text\",\"text\":\"Hi\"}}]}}]}}}}\n\
+         {{\"id\":\"huge\",\"prompt\":\"{huge}\"}}\n"
+    )
+    .into_bytes();
+    input.extend_from_slice(
+        b"{\"id\":\"latin\",\"prompt\":\"caf\xe9\"}\n{\"id\":\"half\n{\"id\":\"none\"}\n{\"id\":\"bad\",\"request\":{}}\n",
+    );
+    let score = |more: &[&str]| fed(&[&["score"], more].concat(), &input);
+    let plain = score(&[]);
+    let lines: Vec<serde_json::Value> =
+        String::from_utf8(plain.stdout.clone()).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let ids: Vec<_> = lines.iter().map(|line| line["id"].clone()).collect();
+    assert_eq!(serde_json::json!(ids), serde_json::json!(["empty", 7, "body", "huge", "latin"]));
+    assert!(lines.iter().all(|line| line["score"].as_f64().is_some_and(f64::is_finite)), "{lines:?}");
+    let err = String::from_utf8_lossy(&plain.stderr);
+    assert_eq!(plain.status.code(), Some(1));
+    for part in ["error: -:7: ", "error: -:8: neither", "error: -:9: ", "3 of 8 lines have no score"] {
+        assert!(err.contains(part), "{part:?} in {err}");
+    }
+    let taught = score(&["--learn", learn.to_str().unwrap()]);
+    assert_eq!(taught.stdout, score(&["--learn", learn.to_str().unwrap()]).stdout);
+    assert!(taught.stdout != plain.stdout && plain.stdout == score(&[]).stdout);
+}

@@ -41,7 +41,7 @@ use affinity::Affinity;
 use climb::Climb;
 use lessons::Lessons;
 use plan::Route;
-use score::{Outcome, Policy, Rule, Score, Scorer, Situation, Weights};
+use score::{Outcome, Policy, Score, Scorer, Situation, Weights};
 use verify::{Flaw, SchemaCache, Verdict};
 
 /// Chooses, asks, judges. One per process; shared by all requests.
@@ -175,7 +175,7 @@ impl Router {
             Some(path) => read_weights(path).map_err(|why| BuildError(format!("cannot use the weights in {path}: {why}")))?,
         };
         #[expect(clippy::cast_possible_truncation, reason = "shares within 0 to 1")]
-        let (rule, explore) = (rule(config.router.policy), config.router.explore as f32);
+        let (rule, explore) = (config.router.policy.into(), config.router.explore as f32);
         // What is learned is `learns`'s business: the scorer outlives this config.
         let scorer = Scorer::new(weights, score::Settings::default());
         if let Some(path) = &config.router.state {
@@ -492,15 +492,6 @@ fn sound(score: impl FnOnce() -> Score) -> Option<Score> {
         tracing::error!("a request could not be scored, and takes the strong route");
     }
     sound
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "shares within 0 to 1")]
-fn rule(policy: config::Policy) -> Rule {
-    match policy {
-        config::Policy::Threshold(difficulty) => Rule::Difficulty(difficulty as f32),
-        config::Policy::Target { usable } => Rule::Usable(usable as f32),
-        config::Policy::Budget { hosted_share } => Rule::HostedShare(hosted_share as f32),
-    }
 }
 
 impl std::fmt::Debug for Answer {

@@ -118,6 +118,11 @@ async fn page_metrics_ledger_and_feedback_agree_with_what_clients_saw() {
     assert_eq!(rows.iter().filter(|row| row["outcome"] == "delivered").count(), seen.answered as usize);
     let marked: Vec<_> = rows.iter().filter(|row| row["feedback"]["usable"] == false).map(|row| row["request_id"].clone()).collect();
     assert_eq!(marked, [json!(seen.ids[0])]);
+    // What a rule decided, and on which side of it the route lies; a route that was asked for by name was not scored.
+    for row in rows.iter().filter(|row| !row["route"].is_null()) {
+        assert_eq!(row["side"], row["route"], "the sample's routes are called by their sides");
+        assert_eq!(row["need"].is_number() && row["p_local"].is_number(), row["asked_model"] == "auto", "{row}");
+    }
 }
 
 /// Reads the ledger while the gateway runs, until its writer has committed so many rows and the feedback.

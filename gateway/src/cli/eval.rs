@@ -8,7 +8,9 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use serde::Deserialize;
 use spectra_router::score::Scorer;
-use spectra_router::score::metrics::{Measures, Random, Report, Scored, calibration_error, measure, report, table};
+use spectra_router::score::metrics::{
+    Measures, Random, Report, Scored, calibration_error, calibration_floor, calibration_rms, measure, report, table,
+};
 use spectra_router::score::train::Row;
 
 use super::rows;
@@ -113,9 +115,21 @@ fn fixed(args: &EvalArgs, rows: &[Row]) -> anyhow::Result<String> {
     let mut random = Random(args.seed ^ 0xABCD);
     text += &section("random", rows, &rows.iter().map(|_| random.unit()).collect::<Vec<_>>(), args);
     if !chances.is_empty() {
-        text += &format!("calibration error of p_local: {:.3} over {} rows\n", calibration_error(&chances), chances.len());
+        text += &calibration(&[calibrated(&chances, args.seed)], chances.len());
     }
     Ok(text)
+}
+
+/// Error of the chances, what a perfect forecast would show, and the error without that noise.
+fn calibrated(chances: &[(f64, f64)], seed: u64) -> [f64; 3] {
+    [calibration_error(chances), calibration_floor(chances, seed), calibration_rms(chances)]
+}
+
+fn calibration(draws: &[[f64; 3]], rows: usize) -> String {
+    let [error, floor, rms] = [0, 1, 2].map(|at| mean_spread(draws.iter().map(|draw| draw[at])).0);
+    format!(
+        "calibration error of p_local: {error:.3} over {rows} rows (a perfect forecast would show {floor:.3}; root mean square without that noise {rms:.3})\n"
+    )
 }
 
 fn score_all(scorer: &Scorer, rows: &[Row], chances: &mut Vec<(f64, f64)>) -> anyhow::Result<Vec<f64>> {
@@ -163,7 +177,7 @@ fn mean(reports: &[Report]) -> Report {
 
 /// Adapted to a few labels of the same kind, over several draws of the labels.
 fn adapted(args: &EvalArgs, rows: &[Row], labels: usize) -> anyhow::Result<String> {
-    let (mut router, mut length, mut errors) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut router, mut length, mut errors, mut judged_rows) = (Vec::new(), Vec::new(), Vec::new(), 0);
     for draw in 0..args.draws {
         let mut order: Vec<usize> = (0..rows.len()).collect();
         Random(args.seed ^ (draw << 32) ^ 0x5EED).shuffle(&mut order);
@@ -179,7 +193,8 @@ fn adapted(args: &EvalArgs, rows: &[Row], labels: usize) -> anyhow::Result<Strin
         let scores = score_all(&scorer, &judged, &mut chances)?;
         router.push(measure(&scored(&judged, &scores)));
         length.push(measure(&scored(&judged, &lengths(&judged))));
-        errors.push(calibration_error(&chances));
+        errors.push(calibrated(&chances, args.seed));
+        judged_rows = judged.len();
     }
     let line = |name: &str, all: &[Measures]| {
         let (apgr, spread) = mean_spread(all.iter().map(|at| at.apgr));
@@ -187,14 +202,14 @@ fn adapted(args: &EvalArgs, rows: &[Row], labels: usize) -> anyhow::Result<Strin
         let (cpt80, _) = mean_spread(all.iter().map(|at| at.cpt80));
         format!("{name:<8} APGR {apgr:.3} (sd {spread:.3})  CPT50 {cpt50:.1}  CPT80 {cpt80:.1}\n")
     };
-    let (error, _) = mean_spread(errors.into_iter());
     Ok(format!(
-        "{} labels, mean of {} draws, {} rows\n{}{}calibration error of p_local: {error:.3}\n",
+        "{} labels, mean of {} draws, {} rows\n{}{}{}",
         labels,
         args.draws,
         rows.len(),
         line("router", &router),
-        line("length", &length)
+        line("length", &length),
+        calibration(&errors, judged_rows)
     ))
 }
 

@@ -1,18 +1,18 @@
 //! `spectra replay`: what another policy or other weights would have done with recorded requests.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use serde::Deserialize;
 use spectra_router::score::train::Row;
-use spectra_router::score::{Outcome, Policy, Route, Rule, Score, Scorer, Situation};
+use spectra_router::score::{Forecast, Outcome, Policy, Route, Rule, Score, Scorer, Situation, State, Taken};
 
 use super::rows;
 
 /// `spectra replay RECORDS…`
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 #[command(
     after_help = "A line: {\"request\" or \"prompt\", \"route\": \"local\"|\"strong\", \"usable\": bool, \"propensity\"?: 0..1, \"cost_usd\"?: number}."
 )]
@@ -25,6 +25,9 @@ pub struct ReplayArgs {
     /// First adapt to these labelled rows
     #[arg(long, value_name = "FILE")]
     learn: Vec<PathBuf>,
+    /// Candidate state (`spectra router export`): what the scores start from
+    #[arg(long, value_name = "FILE", conflicts_with = "learn")]
+    state: Option<PathBuf>,
     /// Candidate rule: the cheapest route with at least this chance of a usable answer
     #[arg(long, value_name = "CHANCE")]
     usable: Option<f32>,
@@ -61,18 +64,8 @@ fn sure() -> f32 {
 /// Sums over the records.
 #[derive(Default)]
 struct Totals {
-    count: f64,
-    strong_then: f64,
-    usable_then: f64,
+    forecast: Forecast,
     cost_then: f64,
-    strong_now: f64,
-    changed: f64,
-    /// Self-normalised inverse propensity: weight, weighted usable, and the sum of squared weights.
-    weight: f64,
-    weighted: f64,
-    squares: f64,
-    /// What the model itself expects of the candidate's choices.
-    expected: f64,
     cost_now: f64,
 }
 
@@ -88,22 +81,40 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
         _ => bail!("which rule? Give --usable, --hosted-share or --difficulty"),
     };
     let totals = replayed(args, rule)?;
-    if totals.count == 0.0 {
+    if totals.forecast.count == 0.0 {
         bail!("no records");
     }
     write!(std::io::stdout().lock(), "{}", totals.text(&rule))?;
     Ok(ExitCode::SUCCESS)
 }
 
+/// What a rule would do with the requests of a ledger that kept their text, scored by this scorer, which goes on learning.
+pub(super) fn foreseen(ledger: &Path, scorer: &Scorer, rule: Rule) -> anyhow::Result<Forecast> {
+    let args = ReplayArgs { records: vec![ledger.to_owned()], ..ReplayArgs::default() };
+    Ok(over(&args, scorer, rule)?.forecast)
+}
+
 fn replayed(args: &ReplayArgs, rule: Rule) -> anyhow::Result<Totals> {
     let scorer = rows::scorer(args.weights.as_deref(), &args.learn)?;
+    if let Some(path) = &args.state {
+        take_up(&scorer, path).with_context(|| path.display().to_string())?;
+    }
+    over(args, &scorer, rule)
+}
+
+fn over(args: &ReplayArgs, scorer: &Scorer, rule: Rule) -> anyhow::Result<Totals> {
     let policy = Policy::new(rule, 0.0);
     let mut totals = Totals::default();
     let stdin = [PathBuf::from("-")];
     for file in if args.records.is_empty() { &stdin[..] } else { &args.records } {
-        rows::each(file, |record: Record| one(args, &scorer, &policy, &record, &mut totals))?;
+        rows::each(file, |record: Record| one(args, scorer, &policy, &record, &mut totals))?;
     }
     Ok(totals)
+}
+
+fn take_up(scorer: &Scorer, path: &Path) -> anyhow::Result<()> {
+    let state: State = serde_json::from_str(&std::fs::read_to_string(path)?).context("not a state that was exported")?;
+    Ok(scorer.adopt(state)?)
 }
 
 fn one(args: &ReplayArgs, scorer: &Scorer, policy: &Policy, record: &Record, totals: &mut Totals) -> anyhow::Result<()> {
@@ -119,39 +130,34 @@ fn one(args: &ReplayArgs, scorer: &Scorer, policy: &Policy, record: &Record, tot
 impl Totals {
     fn take(&mut self, record: &Record, score: &Score, now: Route, prices: [f32; 2]) {
         let price = |route: Route| f64::from(prices[usize::from(route == Route::Strong)]);
-        let one = |on: bool| f64::from(u8::from(on));
-        self.count += 1.0;
-        self.strong_then += one(record.route == Route::Strong);
-        self.usable_then += one(record.usable);
-        self.cost_then += record.cost_usd.map_or(price(record.route), f64::from);
-        self.strong_now += one(now == Route::Strong);
-        self.changed += one(now != record.route);
-        self.cost_now += if now == record.route { record.cost_usd.map_or(price(now), f64::from) } else { price(now) };
-        self.expected += f64::from(if now == Route::Local { score.p_local } else { score.p_hosted });
-        if now == record.route {
-            let weight = 1.0 / f64::from(record.propensity.clamp(0.01, 1.0));
-            self.weight += weight;
-            self.weighted += weight * one(record.usable);
-            self.squares += weight * weight;
-        }
+        let paid = record.cost_usd.map_or(price(record.route), f64::from);
+        self.cost_then += paid;
+        self.cost_now += if now == record.route { paid } else { price(now) };
+        let taken = Taken { route: record.route, usable: record.usable, propensity: record.propensity };
+        self.forecast.take([score.p_local, score.p_hosted], taken, now);
     }
 
     fn text(&self, rule: &Rule) -> String {
-        let share = |part: f64| 100.0 * part / self.count;
-        let usable = if self.weight > 0.0 { format!("{:.1} %", 100.0 * self.weighted / self.weight) } else { "unknown".to_owned() };
-        let samples = if self.squares > 0.0 { self.weight * self.weight / self.squares } else { 0.0 };
+        let forecast = &self.forecast;
+        let percent = |share: f64| 100.0 * share;
+        let (usable, (then, now)) = (forecast.usable(), forecast.strong());
+        let blind = forecast.effective() < 30.0 || forecast.blind() > 0.5;
         format!(
-            "{} records, candidate {rule:?}\n            then      candidate\nstrong      {:>5.1} %   {:>5.1} %\ncost USD    {:>7.4}   {:>7.4}\nusable      {:>5.1} %   {usable} (off-policy, {samples:.0} effective records), {:.1} % expected by the model\n{:.1} % of the routes change\n{}",
-            self.count,
-            share(self.strong_then),
-            share(self.strong_now),
+            "{} records, candidate {rule:?}\n            then      candidate\nstrong      {:>5.1} %   {:>5.1} %\ncost USD    {:>7.4}   {:>7.4}\nusable      {:>5.1} %   {:>5.1} % [{:.1}, {:.1}] (off-policy, {:.0} effective records), {:.1} % expected by the model\n{:.1} % of the routes change\n{}",
+            forecast.count,
+            percent(then),
+            percent(now),
             self.cost_then,
             self.cost_now,
-            share(self.usable_then),
-            share(self.expected),
-            share(self.changed),
-            if samples < 30.0 || self.changed > 0.0 && self.weight == self.count - self.changed {
-                "The recorded routes were taken without exploration where they differ: the off-policy figure is biased. Explore a few percent first.\n"
+            percent(forecast.usable_then()),
+            percent(usable.at),
+            percent(usable.low),
+            percent(usable.high),
+            forecast.effective(),
+            percent(forecast.expected()),
+            percent(forecast.changed()),
+            if blind {
+                "Little or nothing was explored where the route changes: there the figure is the model's word, and its interval too narrow. Explore a few percent first.\n"
             } else {
                 ""
             }
@@ -196,19 +202,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger.sqlite");
         ledger(&path, 720);
-        let args = ReplayArgs {
-            records: vec![path.clone()],
-            weights: None,
-            learn: Vec::new(),
-            usable: None,
-            hosted_share: None,
-            difficulty: None,
-            local_usd: 0.0,
-            strong_usd: 0.01,
-        };
+        let args = ReplayArgs { records: vec![path.clone()], strong_usd: 0.01, ..ReplayArgs::default() };
         for (limit, strong) in [(0.0, 540.0), (1.0, 0.0)] {
             let totals = replayed(&args, Rule::Difficulty(limit)).unwrap();
-            assert_eq!((totals.count, totals.strong_then, totals.usable_then, totals.strong_now), (540.0, 180.0, 360.0, strong));
+            let forecast = totals.forecast;
+            assert_eq!(
+                (forecast.count, forecast.usable_then(), forecast.strong()),
+                (540.0, 360.0 / 540.0, (180.0 / 540.0, strong / 540.0))
+            );
+            assert!(totals.text(&Rule::Difficulty(limit)).contains("Explore a few percent"), "nothing was explored");
         }
         let rows: Vec<Row> = rows::read(&[path]).unwrap();
         let told = |row: &Row| (row.weak_score.is_nan(), row.strong_score.is_nan());

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use spectra_router::score::{Scorer, Settings, State, Weights};
+use spectra_router::score::{Forecast, Rule, Scorer, Settings, State, Weights};
 
 use super::ledger::place;
+use super::{replay, rows};
 use crate::books::ROUTER_STATE;
 use crate::ledger::{load_state, save_state};
 
@@ -61,7 +62,11 @@ pub fn run(args: RouterArgs) -> anyhow::Result<ExitCode> {
                 Some(out) if out.as_os_str() == "-" => writeln!(std::io::stdout().lock(), "{state}")?,
                 Some(out) => std::fs::write(&out, state).with_context(|| format!("cannot write {}", out.display()))?,
                 None => {
+                    let policy = super::load(config.as_deref())?.router.policy;
                     let ledger = place(ledger, config.as_deref())?;
+                    if let Some(forecast) = foreseen(&ledger, &state, weights.as_deref(), policy.into())? {
+                        writeln!(std::io::stderr(), "under the policy of the config, {forecast}")?;
+                    }
                     save_state(&ledger, ROUTER_STATE, &state).with_context(|| format!("cannot write {}", ledger.display()))?;
                 }
             }
@@ -73,6 +78,17 @@ pub fn run(args: RouterArgs) -> anyhow::Result<ExitCode> {
 fn exported(ledger: &Path) -> anyhow::Result<String> {
     load_state(ledger, ROUTER_STATE)?
         .with_context(|| format!("{} holds nothing that a router learned (it is written once a minute, and at the end)", ledger.display()))
+}
+
+/// What the state's scores would do under a rule; `None` where the ledger kept no text to score, or the rule goes by difficulty, which
+/// no state changes.
+fn foreseen(ledger: &Path, state: &str, weights: Option<&Path>, rule: Rule) -> anyhow::Result<Option<Forecast>> {
+    if matches!(rule, Rule::Difficulty(_)) || !ledger.is_file() {
+        return Ok(None);
+    }
+    let scorer = rows::scorer(weights, &[])?;
+    scorer.adopt(serde_json::from_str(state)?)?;
+    Ok(Some(replay::foreseen(ledger, &scorer, rule)?).filter(|forecast| forecast.count > 0.0))
 }
 
 /// The states as one. Each must be of these weights and of this build's layout.
@@ -103,7 +119,6 @@ mod tests {
     use spectra_router::score::Outcome;
 
     use super::*;
-    use crate::cli::rows;
 
     fn request(text: &str) -> spectra_backends::ChatRequest {
         let body = serde_json::json!({"model": "auto", "messages": [{"role": "user", "content": text}]});

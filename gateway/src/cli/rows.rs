@@ -7,7 +7,6 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 use spectra_router::score::{Outcome, Scorer, Settings, Weights, train::Row};
 
 mod ledger;
@@ -32,6 +31,14 @@ pub fn read<T: DeserializeOwned>(paths: &[PathBuf]) -> anyhow::Result<Vec<T>> {
 /// # Errors
 /// With file and line, for what cannot be read, and what the callback says.
 pub fn each<T: DeserializeOwned>(path: &Path, mut call: impl FnMut(T) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    lines(path, |place, line| line.and_then(&mut call).with_context(|| place.to_owned()))
+}
+
+/// The same, with what is wrong with a line instead of an end at the first bad one; the callback is told the file and line.
+///
+/// # Errors
+/// For a file that cannot be read, and what the callback says.
+pub fn lines<T: DeserializeOwned>(path: &Path, mut call: impl FnMut(&str, anyhow::Result<T>) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let mut unpacking = None;
     let input: Box<dyn Read> = if path == Path::new("-") {
         Box::new(std::io::stdin())
@@ -46,15 +53,21 @@ pub fn each<T: DeserializeOwned>(path: &Path, mut call: impl FnMut(T) -> anyhow:
     } else {
         Box::new(File::open(path).with_context(|| format!("cannot open {}", path.display()))?)
     };
-    for (at, line) in BufReader::new(input).lines().enumerate() {
-        let place = || format!("{}:{}", path.display(), at + 1);
-        let line = line.with_context(place)?;
-        if line.trim().is_empty() {
+    for (at, line) in BufReader::new(input).split(b'\n').enumerate() {
+        let place = format!("{}:{}", path.display(), at + 1);
+        let line = line.with_context(|| place.clone())?;
+        // Bytes that are no UTF-8 become the sign for that, and the line is still read.
+        let line = String::from_utf8_lossy(&line);
+        let line = line.strip_prefix('\u{feff}').unwrap_or(&line).trim();
+        if line.is_empty() {
             continue;
         }
-        let value: Value = serde_json::from_str(&line).with_context(place)?;
-        if let Some(row) = ledger::row(value) {
-            call(serde_json::from_value(row).with_context(place)?).with_context(place)?;
+        let read = || -> anyhow::Result<Option<T>> {
+            let row = ledger::row(serde_json::from_str(line)?);
+            Ok(row.map(serde_json::from_value).transpose()?)
+        };
+        if let Some(row) = read().transpose() {
+            call(&place, row)?;
         }
     }
     if let Some(mut child) = unpacking

@@ -75,6 +75,11 @@ pub(super) const STEPS: &[&str] = &[
     "
     ALTER TABLE requests ADD COLUMN side TEXT;
     ",
+    "
+    ALTER TABLE requests ADD COLUMN p_local REAL;
+    ALTER TABLE requests ADD COLUMN p_hosted REAL;
+    ALTER TABLE requests ADD COLUMN need REAL;
+    ",
 ];
 
 /// Marks the file as ours (`PRAGMA application_id`): the letters `spec`.

@@ -180,8 +180,8 @@ fn request(transaction: &Transaction<'_>, record: &RecordData) -> rusqlite::Resu
         .prepare_cached(
             "INSERT INTO requests (request_id, arrived_ms, key, entrance, asked_model, streamed, outcome, status, error_code, route, model, \
              score, predicted, reason, reasons, verified, prompt_tokens, completion_tokens, cost_usd, compared_usd, parse_us, plan_us, \
-             verify_us, first_byte_us, total_us, prompt, answer, trace, propensity, side) \
-             VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+             verify_us, first_byte_us, total_us, prompt, answer, trace, propensity, side, p_local, p_hosted, need) \
+             VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
         )?
         .execute(params![
             &*record.request_id,
@@ -214,6 +214,9 @@ fn request(transaction: &Transaction<'_>, record: &RecordData) -> rusqlite::Resu
             record.trace.as_ref().map(|context| &context.trace),
             record.decision.propensity,
             record.side,
+            record.decision.chances.map(|chances| chances[0]),
+            record.decision.chances.map(|chances| chances[1]),
+            record.decision.need,
         ])?;
     let id = transaction.last_insert_rowid();
     for (number, one) in (0_i64..).zip(&record.attempts) {

@@ -162,7 +162,8 @@ impl Facts {
         };
         let json = view.format != Format::Text;
         let keys = Keys::of(view, text, &scan);
-        let kind = kind(&scan, json || !view.tools.is_empty());
+        let told = || view.messages.iter().any(|message| is_system(message.role) && spells_schema(&message.text));
+        let kind = kind(&scan, json || !view.tools.is_empty() || told());
         Self {
             keys,
             kind,
@@ -256,6 +257,13 @@ fn kind(scan: &Scan, structured: bool) -> Kind {
     } else {
         Kind::Open
     }
+}
+
+/// True for a system prompt that spells out a JSON Schema, or functions to call in JSON: the answer is to be structured.
+fn spells_schema(system: &str) -> bool {
+    const LOOKED_AT: usize = 16 * 1024;
+    let bytes = system.as_bytes();
+    memchr::memmem::find(&bytes[..bytes.len().min(LOOKED_AT)], b"\"type\":").is_some()
 }
 
 /// Depth of a JSON schema and the number of its fields, read off its text: no tree is built.

@@ -105,6 +105,42 @@ pub fn calibration_error(pairs: &[(f64, f64)]) -> f64 {
     off / float(pairs.len().max(1))
 }
 
+/// The calibration error that a perfect forecast would show on so many outcomes: with outcomes drawn from these very chances, the
+/// mean of 200 draws from `seed`. Bins of few outcomes are off by chance alone.
+#[must_use]
+pub fn calibration_floor(pairs: &[(f64, f64)], seed: u64) -> f64 {
+    const DRAWS: u32 = 200;
+    let mut random = Random(seed);
+    let mut drawn = pairs.to_vec();
+    let total: f64 = (0..DRAWS)
+        .map(|_| {
+            drawn.iter_mut().for_each(|pair| pair.1 = if random.unit() < pair.0 { 1.0 } else { 0.0 });
+            calibration_error(&drawn)
+        })
+        .sum();
+    total / f64::from(DRAWS)
+}
+
+/// The root mean square of the same bins' errors without the part that is chance (Kumar, Liang and Ma 2019): of a perfect forecast
+/// about 0 on few outcomes, too.
+#[must_use]
+pub fn calibration_rms(pairs: &[(f64, f64)]) -> f64 {
+    let mut sorted = pairs.to_vec();
+    sorted.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let size = sorted.len().div_ceil(10).max(2);
+    let off: f64 = sorted
+        .chunks(size)
+        .filter(|bin| bin.len() > 1)
+        .map(|bin| {
+            let count = float(bin.len());
+            let said = bin.iter().map(|pair| pair.0).sum::<f64>() / count;
+            let was = bin.iter().map(|pair| pair.1).sum::<f64>() / count;
+            count * ((said - was).powi(2) - was * (1.0 - was) / (count - 1.0))
+        })
+        .sum();
+    (off / float(pairs.len().max(1))).max(0.0).sqrt()
+}
+
 /// A table for people, one line a report.
 #[must_use]
 pub fn table(reports: &[Report]) -> String {

@@ -5,6 +5,7 @@ mod embed;
 mod experts;
 mod features;
 mod fingerprint;
+mod forecast;
 mod grams;
 mod lexicon;
 mod memory;
@@ -28,6 +29,7 @@ use experts::{Correction, Experts, Learned, Look};
 use features::Facts;
 pub use features::{DIM, FEATURES, Feature, INTERCEPT, Kind};
 use fingerprint::Keys;
+pub use forecast::{Estimate, Forecast, Taken};
 use lexicon::Lexicon;
 use memory::Sample;
 pub use policy::{Choice, Policy, Route, Rule, Situation, Why};
@@ -144,6 +146,10 @@ pub const STATE_VERSION: u32 = 3;
 /// A state that a scorer cannot take up.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadState {
+    #[error(
+        "the state does not say which weights it corrects: it was saved by an earlier build; run its gateway with this build once, then export it again"
+    )]
+    Unversioned,
     #[error("the state corrects the weights of version {state}, not those of version {own}: what it learned means nothing with others")]
     Weights { state: String, own: String },
     #[error("the state has the layout {state}, or numbers that cannot be; this build reads the layout {STATE_VERSION}")]
@@ -250,11 +256,10 @@ impl Scorer {
     /// # Errors
     /// A state of another layout or of other weights; nothing is changed then.
     pub fn adopt(&self, state: State) -> Result<(), BadState> {
-        let own = self.weights.version();
-        if !state.weights.is_empty() && state.weights != own {
-            return Err(BadState::Weights { state: state.weights, own });
+        let (own, version) = (self.weights.version(), state.version);
+        if version == STATE_VERSION && state.weights != own {
+            return Err(if state.weights.is_empty() { BadState::Unversioned } else { BadState::Weights { state: state.weights, own } });
         }
-        let version = state.version;
         if self.import(state) { Ok(()) } else { Err(BadState::Layout { state: version }) }
     }
 

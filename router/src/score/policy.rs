@@ -19,6 +19,17 @@ pub enum Rule {
     Difficulty(f32),
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "shares within 0 to 1")]
+impl From<spectra_config::Policy> for Rule {
+    fn from(policy: spectra_config::Policy) -> Self {
+        match policy {
+            spectra_config::Policy::Threshold(difficulty) => Self::Difficulty(difficulty as f32),
+            spectra_config::Policy::Target { usable } => Self::Usable(usable as f32),
+            spectra_config::Policy::Budget { hosted_share } => Self::HostedShare(hosted_share as f32),
+        }
+    }
+}
+
 /// The moment: what is there and what it costs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Situation {

@@ -1,6 +1,7 @@
 //! What became of earlier requests of the same template: counts with decay, bounded in number, sharded for concurrent use.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -33,12 +34,32 @@ pub struct Tally {
 
 #[derive(Debug)]
 pub(super) struct Templates {
-    shards: Vec<Mutex<HashMap<u64, Counts>>>,
+    shards: Vec<Mutex<Shard>>,
+}
+
+/// Keys are hashes already. Without a random seed the same lessons leave the same templates when the table is full.
+type Shard = HashMap<u64, Counts, BuildHasherDefault<AsIs>>;
+
+#[derive(Default)]
+struct AsIs(u64);
+
+impl Hasher for AsIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = bytes.iter().fold(self.0, |hash, byte| hash.rotate_left(8) ^ u64::from(*byte));
+    }
+
+    fn write_u64(&mut self, key: u64) {
+        self.0 = key;
+    }
 }
 
 impl Templates {
     pub fn new() -> Self {
-        Self { shards: (0..SHARDS).map(|_| Mutex::new(HashMap::new())).collect() }
+        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
     }
 
     pub fn get(&self, key: u64) -> Counts {
@@ -102,7 +123,7 @@ impl Templates {
         }
     }
 
-    fn shard(&self, key: u64) -> &Mutex<HashMap<u64, Counts>> {
+    fn shard(&self, key: u64) -> &Mutex<Shard> {
         &self.shards[(key >> 60) as usize % SHARDS]
     }
 }
@@ -155,7 +176,7 @@ impl Tally {
 }
 
 /// Drops the least-seen of a few entries: constant work, and a template in use survives.
-fn evict(shard: &mut HashMap<u64, Counts>) {
+fn evict(shard: &mut Shard) {
     let victim = shard.iter().take(16).min_by(|a, b| a.1.total().total_cmp(&b.1.total())).map(|(key, _)| *key);
     if let Some(victim) = victim {
         shard.remove(&victim);

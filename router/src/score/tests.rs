@@ -2,7 +2,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use spectra_backends::ChatRequest;
 
-use super::metrics::{Random, Scored, calibration_error, measure};
+use super::metrics::{Random, Scored, calibration_error, calibration_floor, calibration_rms, measure};
 use super::{Outcome, Policy, Route, Rule, Scorer, Settings, Situation, Weights};
 
 fn scorer() -> Scorer {
@@ -61,7 +61,7 @@ fn two_halves_merged_say_about_what_the_whole_says() {
             for scorer in [&whole, &halves[n % 2]] {
                 let score = scorer.score(&about(task, n));
                 for local in [true, false] {
-                    scorer.teach(&score, Outcome { local, usable: usable || !local, propensity: 1.0 });
+                    scorer.learn(&score, Outcome { local, usable: usable || !local, propensity: 1.0 });
                 }
             }
         }
@@ -79,7 +79,8 @@ fn two_halves_merged_say_about_what_the_whole_says() {
     }
     let other = super::State { weights: "another".to_owned(), ..two };
     assert!(one.merge(other.clone()).is_none());
-    assert!(matches!(scorer().adopt(other), Err(super::BadState::Weights { .. })));
+    assert!(matches!(scorer().adopt(other.clone()), Err(super::BadState::Weights { .. })));
+    assert_eq!(scorer().adopt(super::State { weights: String::new(), ..other }), Err(super::BadState::Unversioned));
 }
 
 /// Prompts of two tasks in one user message each, the variables first, in the middle or last.
@@ -201,6 +202,20 @@ proptest! {
     }
 }
 
+#[test]
+fn functions_told_in_the_system_prompt_make_an_answer_structured() {
+    let needs = |system: &str| {
+        let need = |text: &str| {
+            let messages = serde_json::json!([{"role": "system", "content": system}, {"role": "user", "content": text}]);
+            scorer().score(&body(&serde_json::json!({"model": "auto", "messages": messages}))).need
+        };
+        need("Prove the theorem.") - need("Fetch my messages.")
+    };
+    let told = r#"Call one of: [{"name": "fetch", "parameters": {"type": "object", "properties": {}}}]"#;
+    // How hard the matter is counts for little where a call is wanted.
+    assert!(needs(told).abs() * 3.0 < needs("Be brief."), "{} {}", needs(told), needs("Be brief."));
+}
+
 /// The material that a long easy prompt carries.
 fn material(name: &str) -> String {
     match name {
@@ -268,6 +283,12 @@ fn measures_agree_with_their_definitions() {
     let constant = measure(&rows([7.0; 4]));
     assert!((constant.apgr - 0.5).abs() < 1e-12 && (constant.auc - 0.5).abs() < 1e-12, "{constant:?}");
     assert!((calibration_error(&[(0.8, 1.0), (0.8, 0.0)]) - 0.5).abs() < 1e-12);
+    // Ten bins of 40 at a chance of a half: the mean of |N(0, 1/4/40)| is sqrt(2/pi) * 0.079.
+    let fair: Vec<(f64, f64)> = (0..400).map(|at| (0.5, f64::from(at % 2))).collect();
+    assert!((calibration_floor(&fair, 1) - 0.063).abs() < 0.004, "{}", calibration_floor(&fair, 1));
+    assert_eq!(calibration_rms(&fair), 0.0);
+    let wrong: Vec<(f64, f64)> = fair.iter().map(|(_, was)| (0.7, *was)).collect();
+    assert!((calibration_rms(&wrong) - 0.2).abs() < 0.02, "{}", calibration_rms(&wrong));
 }
 
 #[test]

@@ -80,7 +80,7 @@ impl Row {
     /// # Errors
     /// Where `request` is not a chat completion body.
     pub fn request(&self) -> Result<ChatRequest, spectra_backends::chat::BadRequest> {
-        let body = self.request.clone().unwrap_or_else(|| {
+        let mut body = self.request.clone().unwrap_or_else(|| {
             let user = serde_json::json!({"role": "user", "content": self.prompt});
             let messages = match &self.system {
                 Some(system) => vec![serde_json::json!({"role": "system", "content": system}), user],
@@ -88,13 +88,29 @@ impl Row {
             };
             serde_json::json!({"model": "auto", "messages": messages})
         });
+        if let Some(fields) = body.as_object_mut() {
+            fields.entry("model").or_insert_with(|| "auto".into());
+        }
         ChatRequest::parse(Bytes::from(body.to_string()))
     }
 }
 
+/// Rows that no form was learned from, and why.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Left {
+    /// Not to be used: their licence, or their family is left out.
+    pub barred: usize,
+    /// Of forms with fewer than `FORM_ROWS` rows.
+    pub few: usize,
+    /// Of forms all of whose outcomes are alike: there is nothing to tell apart.
+    pub alike: usize,
+    /// Of forms whose outcomes length and cues foretell as well as heads do.
+    pub no_gain: usize,
+}
+
 /// Trains on the rows that the options allow.
 #[must_use]
-pub fn train(rows: &[Row], options: &Options) -> Weights {
+pub fn train(rows: &[Row], options: &Options) -> (Weights, Left) {
     let lexicon = Lexicon::new();
     let used: Vec<(&Row, Facts)> = rows
         .iter()
@@ -104,7 +120,9 @@ pub fn train(rows: &[Row], options: &Options) -> Weights {
         .collect();
     let table = table(&used, options.seed);
     let used: Vec<_> = used.into_iter().filter(|(row, _)| !options.without.contains(&row.family)).collect();
-    Weights { forms: forms(&used, &table), provenance: provenance(&used, options), table }
+    let mut left = Left { barred: rows.len() - used.len(), ..Left::default() };
+    let forms = forms(&used, &table, &mut left);
+    (Weights { forms, provenance: provenance(&used, options), table }, left)
 }
 
 /// The embedding: leading singular vectors of the prompts' weighted words.
@@ -152,7 +170,7 @@ fn inverse_frequency(count: u32, documents: usize) -> u8 {
 }
 
 /// One pair of heads for every form that the rows know well.
-fn forms(used: &[(&Row, Facts)], table: &Table) -> Vec<Form> {
+fn forms(used: &[(&Row, Facts)], table: &Table, left: &mut Left) -> Vec<Form> {
     let mut by_line: HashMap<u64, usize> = HashMap::new();
     for (_, facts) in used {
         *by_line.entry(facts.form(true)).or_default() += 1;
@@ -164,35 +182,71 @@ fn forms(used: &[(&Row, Facts)], table: &Table) -> Vec<Form> {
         } else if facts.kind == Kind::Sum && facts.keys.frame == 0 {
             // A word problem is one by its form even without a fixed line. Other kinds without one are too mixed to be learned.
             groups.entry(facts.form(false)).or_default().push(at);
+        } else {
+            left.few += 1;
         }
     }
-    groups
-        .into_iter()
-        .filter(|(_, members)| members.len() >= FORM_ROWS)
-        .filter_map(|(key, members)| form(key, &members, used, table, share(&members, used, table)))
-        .collect()
+    let mut forms = Vec::new();
+    for (key, members) in groups {
+        let rows = members.iter().map(|at| used[*at].0);
+        if members.len() < FORM_ROWS {
+            left.few += members.len();
+        } else if alike(rows.clone().map(|row| row.weak_score)) && alike(rows.map(|row| row.strong_score)) {
+            left.alike += members.len();
+        } else if let Some(form) = form(key, &members, used, table, share(&members, used, table)) {
+            forms.push(form);
+        } else {
+            left.no_gain += members.len();
+        }
+    }
+    forms
+}
+
+/// No two known outcomes differ.
+fn alike(outcomes: impl Iterator<Item = f32>) -> bool {
+    let mut known = outcomes.filter(|outcome| !outcome.is_nan());
+    let first = known.next();
+    known.all(|outcome| Some(outcome) == first)
 }
 
 /// How much of a form's chances its own heads should give, the rest coming from length and cues: what ranks its prompts best over
 /// five folds that keep groups together, each source by itself so that telling sources apart earns nothing, sources weighted by
-/// their rows. 0: the heads are not worth having.
+/// their rows. Where most rows know the outcome of one route only (a ledger's), each route's chances are ranked by themselves.
+/// 0: the heads are not worth having.
 fn share(members: &[usize], used: &[(&Row, Facts)], table: &Table) -> f32 {
-    let fold = |at: usize| Hash::new(7).add(used[at].0.group.as_bytes()).0 % FOLDS;
+    // Rows without a group are one where they ask the same.
+    let fold = |at: usize| match (used[at].0.group.as_bytes(), &used[at].1) {
+        (b"", facts) => facts.scan.words.iter().fold(Hash::new(7), |hash, word| hash.add(&word.to_le_bytes())).0 % FOLDS,
+        (group, _) => Hash::new(7).add(group).0 % FOLDS,
+    };
     let inputs: Vec<Input> = members.iter().map(|at| input(&used[*at].1, table)).collect();
-    let mut by_source: BTreeMap<&str, [Vec<Scored>; SHARES.len()]> = BTreeMap::new();
+    let paired = members.iter().filter(|at| used[**at].0.both()).count() * 2 > members.len();
+    let mut by_source: BTreeMap<(&str, usize), [Vec<Scored>; SHARES.len()]> = BTreeMap::new();
     for held_out in 0..FOLDS {
         let (mut local, mut hosted) = (Sums::new(), Sums::new());
         for (at, x) in members.iter().zip(&inputs).filter(|(at, _)| fold(**at) != held_out) {
             add(&mut local, &mut hosted, x, used[*at].0);
         }
         let (Some(local), Some(hosted)) = (local.fit(LAMBDA, 0.0), hosted.fit(LAMBDA, 0.0)) else { return 0.0 };
-        for (at, x) in members.iter().zip(&inputs).filter(|(at, _)| fold(**at) == held_out && used[**at].0.both()) {
+        for (at, x) in members.iter().zip(&inputs).filter(|(at, _)| fold(**at) == held_out) {
             let (row, facts) = &used[*at];
             let plain = super::cold(facts.cold(&facts.values()));
-            let lists = by_source.entry(&row.source).or_default();
-            for (list, share) in lists.iter_mut().zip(SHARES) {
-                let need = share * (hosted.at(x) - local.at(x)) + (1.0 - share) * (plain[1] - plain[0]);
-                list.push(Scored { score: f64::from(need), weak: f64::from(row.weak_score), strong: f64::from(row.strong_score) });
+            let (weak, strong) = (f64::from(row.weak_score), f64::from(row.strong_score));
+            let mut put = |route: usize, score: &dyn Fn([f32; 2]) -> f32, weak: f64, strong: f64| {
+                let lists = by_source.entry((&row.source, route)).or_default();
+                for (list, share) in lists.iter_mut().zip(SHARES) {
+                    let chances = [local.at(x), hosted.at(x)];
+                    let chances = [0, 1].map(|at| share * chances[at] + (1.0 - share) * plain[at]);
+                    list.push(Scored { score: f64::from(score(chances)), weak, strong });
+                }
+            };
+            if paired && row.both() {
+                put(0, &|chances| chances[1] - chances[0], weak, strong);
+            } else if !paired && !weak.is_nan() {
+                put(0, &|chances| -chances[0], weak, 1.0);
+            }
+            if !paired && !strong.is_nan() {
+                put(1, &|chances| -chances[1], strong, 1.0);
             }
         }
     }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::ledger::decided::usable;
 use crate::ledger::export::export;
 
 /// The lines of a ledger's file; `None` if it is not an SQLite database.
@@ -62,14 +63,6 @@ pub(super) fn row(line: Value) -> Option<Value> {
         "propensity": line["propensity"].as_f64().unwrap_or(1.0),
         "cost_usd": line["cost_usd"],
     }))
-}
-
-/// `None` for an exchange that failed for other reasons than its answer.
-fn usable(verdict: &str, flawed: bool) -> Option<bool> {
-    match verdict {
-        "pass" | "mended" => Some(true),
-        _ => flawed.then_some(false),
-    }
 }
 
 /// Kept text back into messages: each begins a line with its role.
