@@ -81,7 +81,10 @@ impl Forecast {
     /// The same with the candidate.
     #[must_use]
     pub fn usable(&self) -> Estimate {
-        self.estimate(self.now)
+        let Estimate { at, low, high } = self.estimate(self.now);
+        // A heavily weighted outcome can carry the sum beyond what a share can be.
+        let [at, low, high] = [at, low, high].map(|share| share.clamp(0.0, 1.0));
+        Estimate { at, low, high }
     }
 
     /// By how much the candidate raises the share of usable first answers; below 0: lowers it.
