@@ -45,11 +45,13 @@ pub struct Admin {
     pub listen: SocketAddr,
     /// Asked as `Authorization: Bearer` for everything but `/healthz` and `/readyz`. Unset: open, so keep it on loopback.
     pub token: Option<Secret>,
+    /// False: requests are neither counted nor remembered; `/metrics` and the page stay empty.
+    pub watch: bool,
 }
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9090)), token: None }
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9090)), token: None, watch: true }
     }
 }
 

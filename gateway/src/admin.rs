@@ -67,6 +67,9 @@ fn metrics(gateway: &Gateway) -> Response<Body> {
     if let Some(ledger) = &gateway.books.ledger {
         metrics.set_ledger(ledger.sample());
     }
+    if let Some(traces) = &gateway.books.traces {
+        metrics.set_traces_dropped(traces.dropped());
+    }
     for (name, load) in fleet.names().filter_map(|name| Some((name, fleet.load(name)?))) {
         metrics.set_breaker(name, load.breaker.into());
     }

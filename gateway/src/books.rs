@@ -25,6 +25,8 @@ pub struct Books {
     /// USD per million tokens that local answers are compared with.
     pub compare_with: Price,
     pub keep_text: bool,
+    /// `admin.watch`.
+    pub watched: bool,
 }
 
 impl Books {
@@ -45,9 +47,10 @@ impl Books {
             metrics: Metrics::new(config)?,
             feed: Arc::default(),
             ledger: ledger.map(Arc::new),
-            traces: Traces::start(&config.tracing),
+            traces: Traces::start(&config.tracing, None),
             compare_with: compared_price(config, router.fleet()),
             keep_text: config.accounting.keep_text,
+            watched: config.admin.watch,
             router,
         })
     }
@@ -64,9 +67,10 @@ impl Books {
             metrics: self.metrics.next(config),
             feed: self.feed.clone(),
             ledger: self.ledger.clone(),
-            traces: if same_collector { self.traces.clone() } else { Traces::start(&config.tracing) },
+            traces: if same_collector { self.traces.clone() } else { Traces::start(&config.tracing, self.traces.as_ref()) },
             compare_with: compared_price(config, router.fleet()),
             keep_text: config.accounting.keep_text,
+            watched: config.admin.watch,
             router,
         }
     }

@@ -15,6 +15,7 @@ pub mod feed;
 mod feedback;
 mod fleet;
 mod forecast;
+mod json;
 pub mod kept;
 pub mod ledger;
 mod lines;
@@ -25,6 +26,7 @@ mod models;
 mod places;
 mod probes;
 pub mod record;
+mod request_line;
 mod respond;
 #[cfg(test)]
 mod sample;

@@ -12,8 +12,9 @@ use tracing_subscriber::fmt::MakeWriter;
 
 /// How long a line may wait; kill -9 loses as much.
 const WAIT: Duration = Duration::from_millis(50);
-/// With so many bytes waiting they are written at once.
-const MOST: usize = 64 << 10;
+/// With so many bytes waiting the writer does not wait longer, and with so many whoever brings a line writes them.
+const MANY: usize = 64 << 10;
+const MOST: usize = 1 << 20;
 
 /// Cheap to clone; all clones write the same lines.
 #[derive(Clone, Debug)]
@@ -26,8 +27,8 @@ pub(crate) struct Lines {
 #[derive(Debug, Default)]
 struct Shared {
     waiting: Mutex<Vec<u8>>,
-    /// Held while writing, so that lines keep their order.
-    writing: Mutex<()>,
+    /// Held while writing, so that lines keep their order; takes turns with the other buffer.
+    writing: Mutex<Vec<u8>>,
 }
 
 impl Lines {
@@ -39,7 +40,7 @@ impl Lines {
         let thread = std::thread::Builder::new().name("log".into()).spawn(move || {
             loop {
                 std::thread::park();
-                std::thread::sleep(WAIT);
+                std::thread::park_timeout(WAIT);
                 here.write();
             }
         })?;
@@ -54,10 +55,12 @@ impl Lines {
 
 impl Shared {
     fn write(&self) {
-        let _order = self.writing.lock();
-        let lines = std::mem::take(&mut *self.waiting.lock());
+        let mut lines = self.writing.lock();
+        std::mem::swap(&mut *lines, &mut *self.waiting.lock());
         // Where standard error is gone there is nobody to tell.
         let _ = io::stderr().write_all(&lines);
+        lines.clear();
+        lines.shrink_to(2 * MANY);
     }
 }
 
@@ -70,13 +73,13 @@ pub(crate) struct Line<'a> {
 impl Write for Line<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut waiting = self.lines.shared.waiting.lock();
-        let first = waiting.is_empty();
+        let before = waiting.len();
         waiting.extend_from_slice(bytes);
-        let full = waiting.len() >= MOST;
+        let now = waiting.len();
         drop(waiting);
-        if self.urgent || full {
+        if self.urgent || now >= MOST {
             self.lines.write();
-        } else if first {
+        } else if before == 0 || (before < MANY && now >= MANY) {
             self.lines.writer.unpark();
         }
         Ok(bytes.len())

@@ -10,6 +10,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
 use crate::lines::Lines;
+use crate::request_line::RequestLines;
 
 /// Changes how much is logged while the process runs.
 #[derive(Debug, Default)]
@@ -33,8 +34,13 @@ pub fn filter(tracing: &Tracing) -> anyhow::Result<EnvFilter> {
 /// As `filter`.
 pub(crate) fn start(tracing: &Tracing, lines: &Lines) -> anyhow::Result<Level> {
     let (filter, handle) = reload::Layer::new(filter(tracing)?);
-    let lines = fmt::layer().with_writer(lines.clone()).with_ansi(std::io::stderr().is_terminal());
-    let lines = if tracing.json { lines.json().flatten_event(true).boxed() } else { lines.boxed() };
+    let written = fmt::layer().with_writer(lines.clone());
+    let lines = if tracing.json {
+        let format = fmt::format().json().flatten_event(true);
+        written.event_format(RequestLines::new(format, true)).fmt_fields(fmt::format::JsonFields::new()).boxed()
+    } else {
+        written.event_format(RequestLines::new(fmt::format(), false)).with_ansi(std::io::stderr().is_terminal()).boxed()
+    };
     // A subscriber that is there already (a test's) stays, and so does its level.
     let set = tracing_subscriber::registry().with(filter).with(lines).try_init().is_ok();
     Ok(Level(set.then_some(handle)))

@@ -259,7 +259,9 @@ impl Record {
         if self.books.traces.is_some() {
             data.attempts.iter_mut().for_each(|attempt| attempt.provider = self.books.metrics.provider(&attempt.model));
         }
-        self.books.metrics.observe(data);
+        if self.books.watched {
+            self.books.metrics.observe(data);
+        }
         data.log();
         let written = Arc::new(data.written());
         if let Some(ledger) = &self.books.ledger {
@@ -268,13 +270,17 @@ impl Record {
         if let Some(traces) = &self.books.traces {
             traces.keep(written.clone());
         }
-        self.books.feed.push(written, self.trail.clone());
+        if self.books.watched {
+            self.books.feed.push(written, self.trail.clone());
+        }
         if outcome != Outcome::Rejected {
             self.books.router.learn(&self.trail, outcome.into());
         }
     }
 }
 
+/// The target of a request's one log line.
+pub const REQUEST_LINE: &str = "spectra_gateway::record";
 /// The verdict of an attempt that nobody waited for.
 const UNJUDGED: &str = "cancelled";
 /// What nginx logs for a client that closed the connection first.
@@ -314,22 +320,23 @@ impl RecordData {
     }
 
     /// The one log line of a request: names and numbers, no text of the caller's.
-    fn log(&self) {
+    pub(crate) fn log(&self) {
         tracing::info!(
+            target: REQUEST_LINE,
             request_id = &*self.request_id,
             key = self.key.as_deref(),
             entrance = self.entrance.as_str(),
             asked = &*self.asked_model,
             route = self.route.as_deref(),
             model = self.model.as_deref(),
-            score = self.score,
+            score = self.score.map(|score| (f64::from(score) * 1e3).round() / 1e3),
             reason = self.reason,
             attempts = self.attempts.len(),
             verified = self.verified.as_str(),
             outcome = self.outcome.as_str(),
             status = self.status,
             code = self.error_code,
-            ms = self.timings.total.as_secs_f64() * 1e3,
+            ms = (self.timings.total.as_secs_f64() * 1e6).round() / 1e3,
             usd = self.cost_usd,
             "request"
         );

@@ -26,6 +26,7 @@ mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant as Clock};
 
 use serde::Serialize;
@@ -63,6 +64,8 @@ pub struct Router {
     cascade: Option<cascade::Cascade>,
     learns: bool,
     lessons: Lessons,
+    /// A fit is under way. One at a time: each holds a thread and megabytes.
+    fitting: Arc<AtomicBool>,
 }
 
 /// What a caller asked of the router beside the request itself (`x-spectra-*` headers).
@@ -203,6 +206,7 @@ impl Router {
             cascade: config.router.cascade.as_ref().map(cascade::Cascade::new),
             learns: config.router.learn,
             lessons: Lessons::default(),
+            fitting: Arc::default(),
         })
     }
 
@@ -320,12 +324,17 @@ impl Router {
 
     /// Learns at once; the fit that is due now and then takes milliseconds, so it is made where it blocks nobody.
     fn take_in(&self, score: &Score, outcome: Outcome) {
-        if self.scorer.learn(score, outcome) {
-            let scorer = self.scorer.clone();
-            match tokio::runtime::Handle::try_current() {
-                Ok(runtime) => drop(runtime.spawn_blocking(move || scorer.settle(false))),
-                Err(_) => scorer.settle(false),
-            }
+        if !self.scorer.learn(score, outcome) || self.fitting.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (scorer, fitting) = (self.scorer.clone(), self.fitting.clone());
+        let fit = move || {
+            scorer.settle(false);
+            fitting.store(false, Ordering::Release);
+        };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(fit)),
+            Err(_) => fit(),
         }
     }
 

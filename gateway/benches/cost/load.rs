@@ -1,6 +1,8 @@
 //! A closed loop of plain HTTP/1.1 exchanges: each connection asks again as soon as its answer is whole.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use memchr::memmem;
@@ -13,7 +15,15 @@ pub struct Load {
     pub address: SocketAddr,
     pub request: Vec<u8>,
     pub connections: usize,
-    pub time: Duration,
+    pub until: Until,
+}
+
+/// When a load is over.
+#[derive(Clone, Copy, Debug)]
+pub enum Until {
+    Time(Duration),
+    /// So many answers, all connections together.
+    Answers(u64),
 }
 
 /// What came back.
@@ -42,11 +52,19 @@ pub fn request(streamed: Option<&str>, model: &str) -> Vec<u8> {
 
 impl Load {
     pub async fn run(self) -> Seen {
-        let until = Instant::now() + self.time;
+        let (end, answers) = match self.until {
+            Until::Time(time) => (Some(Instant::now() + time), u64::MAX),
+            Until::Answers(answers) => (None, answers),
+        };
+        let left = Arc::new(AtomicU64::new(answers));
         let mut clients = JoinSet::new();
         for _ in 0..self.connections {
-            let load = self.clone();
-            clients.spawn(async move { load.client(until).await });
+            let (load, left) = (self.clone(), left.clone());
+            let goes_on = move || {
+                let one = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+                one.is_ok() && end.is_none_or(|end| Instant::now() < end)
+            };
+            clients.spawn(async move { load.client(goes_on).await });
         }
         let mut all = Seen::default();
         while let Some(seen) = clients.join_next().await {
@@ -61,12 +79,12 @@ impl Load {
         all
     }
 
-    async fn client(&self, until: Instant) -> Seen {
+    async fn client(&self, goes_on: impl Fn() -> bool) -> Seen {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         stream.set_nodelay(true).unwrap();
         let mut seen = Seen::default();
         let mut buffer = Vec::with_capacity(1 << 16);
-        while Instant::now() < until {
+        while goes_on() {
             let asked = Instant::now();
             stream.write_all(&self.request).await.unwrap();
             buffer.clear();

@@ -12,18 +12,24 @@ pub enum Kind {
     Direct,
     Nginx,
     Floor,
-    /// Everything on, as shipped: score, verification, ledger, log, metrics.
+    /// As shipped: score, verification, metrics, page, ledger, log.
     Spectra,
-    /// The ladder of features, each with all before it: a named route, unjudged, unlogged, nothing kept …
+    /// The ladder of features, each with all before it: a named route, unjudged, nothing counted, kept or logged …
     Bare,
     /// … with the route chosen by score
     Scored,
-    /// … with the answer verified
+    /// … with the answer verified: all of the work and nothing that watches it
     Verified,
-    /// … and held until it is whole
+    /// … and held until it is whole, on this rung only
     Held,
-    /// … with a ledger; `Spectra` adds the log to `Verified` with one.
+    /// … with metrics and the page's feed
+    Counted,
+    /// … with a ledger
     Kept,
+    /// … with a log line a request; as shipped
+    Logged,
+    /// … with traces to a collector: everything that watches
+    Traced,
 }
 
 pub struct Peer {
@@ -33,12 +39,12 @@ pub struct Peer {
     _folder: TempDir,
 }
 
-const ALL: [Kind; 9] =
-    [Kind::Direct, Kind::Nginx, Kind::Floor, Kind::Spectra, Kind::Bare, Kind::Scored, Kind::Verified, Kind::Held, Kind::Kept];
+pub const LADDER: [Kind; 8] = [Kind::Bare, Kind::Scored, Kind::Verified, Kind::Held, Kind::Counted, Kind::Kept, Kind::Logged, Kind::Traced];
+const OTHERS: [Kind; 4] = [Kind::Direct, Kind::Nginx, Kind::Floor, Kind::Spectra];
 
 impl Kind {
     pub fn parse(word: &str) -> Option<Self> {
-        ALL.into_iter().find(|kind| kind.name() == word)
+        OTHERS.into_iter().chain(LADDER).find(|kind| kind.name() == word)
     }
 
     pub fn name(self) -> &'static str {
@@ -51,7 +57,10 @@ impl Kind {
             Self::Scored => "scored",
             Self::Verified => "verified",
             Self::Held => "held",
+            Self::Counted => "counted",
             Self::Kept => "kept",
+            Self::Logged => "logged",
+            Self::Traced => "traced",
         }
     }
 
@@ -68,20 +77,25 @@ impl Kind {
     fn config(self, own: SocketAddr, upstream: SocketAddr, folder: &str) -> String {
         let verified = !matches!(self, Self::Bare | Self::Scored);
         let held = if self == Self::Held { r#""whole""# } else { "{ first = 1 }" };
-        let ledger = if matches!(self, Self::Kept | Self::Spectra) { format!("{folder}/ledger.sqlite") } else { String::new() };
-        let level = if self == Self::Spectra { "info" } else { "error" };
+        let watch = matches!(self, Self::Spectra | Self::Counted | Self::Kept | Self::Logged | Self::Traced);
+        let kept = matches!(self, Self::Spectra | Self::Kept | Self::Logged | Self::Traced);
+        let ledger = if kept { format!("{folder}/ledger.sqlite") } else { String::new() };
+        let level = if matches!(self, Self::Spectra | Self::Logged | Self::Traced) { "info" } else { "error" };
+        let traces = if self == Self::Traced { format!("otlp = \"http://{upstream}\"") } else { String::new() };
         format!(
             r#"
             [server]
             listen = "{own}"
             [admin]
             listen = "127.0.0.1:0"
+            watch = {watch}
             [limits]
             in_flight = 4096
             [accounting]
             ledger = "{ledger}"
             [tracing]
             level = "{level}"
+            {traces}
             [backends.hosted]
             price = {{ input = 2.0, output = 8.0 }}
             concurrency = 1024
@@ -129,21 +143,25 @@ impl Peer {
         Self { kind, address, child, _folder: folder }
     }
 
-    /// CPU time so far, in microseconds, of all its threads.
-    pub fn cpu_us(&self) -> f64 {
-        let Some(child) = &self.child else { return 0.0 };
+    /// CPU time so far, in microseconds: of the threads that serve, and of all the others.
+    pub fn cpu_us(&self) -> [f64; 2] {
+        let Some(child) = &self.child else { return [0.0; 2] };
         let tasks = std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap();
-        let ns = tasks.filter_map(|task| {
-            let text = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
-            text.split(' ').next()?.parse::<f64>().ok()
-        });
-        ns.sum::<f64>() / 1e3
+        let mut spent = [0.0; 2];
+        for task in tasks.filter_map(|task| Some(task.ok()?.path())) {
+            let read = |name: &str| std::fs::read_to_string(task.join(name)).unwrap_or_default();
+            let ns = read("schedstat").split(' ').next().and_then(|ns| ns.parse::<f64>().ok()).unwrap_or_default();
+            let behind = ["ledger", "log", "traces"].contains(&read("comm").trim());
+            spent[usize::from(behind)] += ns / 1e3;
+        }
+        spent
     }
 
+    /// Memory with shared pages counted once.
     pub fn memory_mib(&self) -> f64 {
         let Some(child) = &self.child else { return 0.0 };
         let text = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", child.id())).unwrap();
-        let kib = text.lines().find_map(|line| line.strip_prefix("Rss:")?.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok());
+        let kib = text.lines().find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok());
         kib.unwrap_or_default() / 1024.0
     }
 }
@@ -167,13 +185,24 @@ pub async fn start_mock() -> Peer {
 
 /// The client runs beside the upstream.
 pub fn pin_self() {
-    drop(Command::new("taskset").args(["-cp", "1", &std::process::id().to_string()]).stdout(Stdio::null()).status());
+    let own = std::process::id().to_string();
+    drop(Command::new("taskset").args(["-cp", "1", &own]).stdout(Stdio::null()).status());
+    if may_be_first() {
+        drop(Command::new("chrt").args(["-r", "-p", "1", &own]).stdout(Stdio::null()).status());
+    }
 }
 
-/// A process on one core. A machine without `taskset`, or with one core, is not one to measure on.
+fn may_be_first() -> bool {
+    let tried = Command::new("chrt").args(["-r", "1", "true"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    tried.is_ok_and(|status| status.success())
+}
+
+/// A process on one core, before everything else on it where this user may say so (root): a machine that measures often has
+/// other things to do. One without `taskset`, or with one core, is not one to measure on.
 fn pinned(core: &str, words: &[String], log: &std::path::Path) -> Child {
     let log = std::fs::File::create(log).unwrap();
-    Command::new("taskset").arg("-c").arg(core).args(words).stdout(Stdio::null()).stderr(log).spawn().unwrap()
+    let first: &[&str] = if may_be_first() { &["chrt", "-r", "1"] } else { &[] };
+    Command::new("taskset").args(["-c", core]).args(first).args(words).stdout(Stdio::null()).stderr(log).spawn().unwrap()
 }
 
 fn own_name() -> String {

@@ -5,9 +5,10 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rusqlite::{Connection, Transaction, params};
+use rusqlite::{CachedStatement, Connection, Transaction, params};
 
 use super::{BATCH_ROWS, BATCH_WAIT, Counts, Entry, Feedback, Keep, StateSource};
+use crate::json;
 use crate::record::{AttemptData, RecordData};
 
 /// How often old rows are looked for.
@@ -85,13 +86,15 @@ impl Writer {
 
     fn write(&mut self, batch: &[Entry]) -> rusqlite::Result<()> {
         let transaction = self.connection.transaction()?;
+        let mut rows = Rows { requests: transaction.prepare_cached(REQUEST)?, attempts: transaction.prepare_cached(ATTEMPT)? };
         for entry in batch {
             match entry {
-                Entry::Request(record) => request(&transaction, record)?,
+                Entry::Request(record) => rows.add(record)?,
                 Entry::Feedback(said) => feedback(&transaction, said)?,
                 Entry::State { .. } | Entry::Keep(_) | Entry::Flush(_) => {}
             }
         }
+        drop(rows);
         transaction.commit()
     }
 
@@ -173,17 +176,25 @@ fn fill(batch: &mut Vec<Entry>, first: Entry, entries: &Receiver<Entry>) -> bool
     }
 }
 
-fn request(transaction: &Transaction<'_>, record: &RecordData) -> rusqlite::Result<()> {
-    let timings = &record.timings;
-    let kept = record.kept.as_deref();
-    transaction
-        .prepare_cached(
-            "INSERT INTO requests (request_id, arrived_ms, key, entrance, asked_model, streamed, outcome, status, error_code, route, model, \
-             score, predicted, reason, reasons, verified, prompt_tokens, completion_tokens, cost_usd, compared_usd, parse_us, plan_us, \
-             verify_us, first_byte_us, total_us, prompt, answer, trace, propensity, side, p_local, p_hosted, need) \
-             VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-        )?
-        .execute(params![
+const REQUEST: &str = "INSERT INTO requests (request_id, arrived_ms, key, entrance, asked_model, streamed, outcome, status, \
+                       error_code, route, model, score, predicted, reason, reasons, verified, prompt_tokens, completion_tokens, \
+                       cost_usd, compared_usd, parse_us, plan_us, verify_us, first_byte_us, total_us, prompt, answer, trace, \
+                       propensity, side, p_local, p_hosted, need) \
+                       VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)";
+const ATTEMPT: &str = "INSERT INTO attempts (request, number, model, rung, why, verdict, flaw, repairs, prompt_tokens, \
+                       completion_tokens, cost_usd, first_chunk_us, total_us, started_us) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)";
+
+/// Where the rows of one batch go.
+struct Rows<'a> {
+    requests: CachedStatement<'a>,
+    attempts: CachedStatement<'a>,
+}
+
+impl Rows<'_> {
+    fn add(&mut self, record: &RecordData) -> rusqlite::Result<()> {
+        let timings = &record.timings;
+        let kept = record.kept.as_deref();
+        let id = self.requests.insert(params![
             &*record.request_id,
             ms(record.arrived),
             record.key.as_deref(),
@@ -211,27 +222,21 @@ fn request(transaction: &Transaction<'_>, record: &RecordData) -> rusqlite::Resu
             us(timings.total),
             kept.map(|kept| &kept.prompt),
             kept.map(|kept| &kept.answer),
-            record.trace.as_ref().map(|context| &context.trace),
+            record.trace.as_ref().map(|context| format!("{:032x}", context.trace)),
             record.decision.propensity,
             record.side,
             record.decision.chances.map(|chances| chances[0]),
             record.decision.chances.map(|chances| chances[1]),
             record.decision.need,
         ])?;
-    let id = transaction.last_insert_rowid();
-    for (number, one) in (0_i64..).zip(&record.attempts) {
-        attempt(transaction, id, number, one)?;
+        for (number, attempt) in (0_i64..).zip(&record.attempts) {
+            self.attempt(id, number, attempt)?;
+        }
+        Ok(())
     }
-    Ok(())
-}
 
-fn attempt(transaction: &Transaction<'_>, request: i64, number: i64, attempt: &AttemptData) -> rusqlite::Result<()> {
-    transaction
-        .prepare_cached(
-            "INSERT INTO attempts (request, number, model, rung, why, verdict, flaw, repairs, prompt_tokens, completion_tokens, cost_usd, \
-             first_chunk_us, total_us, started_us) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-        )?
-        .execute(params![
+    fn attempt(&mut self, request: i64, number: i64, attempt: &AttemptData) -> rusqlite::Result<()> {
+        self.attempts.execute(params![
             request,
             number,
             &*attempt.model,
@@ -247,7 +252,8 @@ fn attempt(transaction: &Transaction<'_>, request: i64, number: i64, attempt: &A
             us(attempt.total),
             us(attempt.started),
         ])?;
-    Ok(())
+        Ok(())
+    }
 }
 
 fn feedback(transaction: &Transaction<'_>, said: &Feedback) -> rusqlite::Result<()> {
@@ -257,11 +263,16 @@ fn feedback(transaction: &Transaction<'_>, said: &Feedback) -> rusqlite::Result<
     Ok(())
 }
 
-/// `{"words":0.2,"code":-0.1}`, in order of strength.
+/// `{"words":0.2,"code":-0.1}`, in order of strength. The names are features', which no JSON has to escape.
 fn reasons(record: &RecordData) -> String {
-    let reasons: serde_json::Map<String, serde_json::Value> =
-        record.decision.reasons.iter().map(|(name, weight)| (name.to_string(), (*weight).into())).collect();
-    serde_json::Value::Object(reasons).to_string()
+    let mut text = String::with_capacity(128);
+    for (name, weight) in &record.decision.reasons {
+        text.push(if text.is_empty() { '{' } else { ',' });
+        text.extend(["\"", name, "\":"]);
+        json::number(&mut text, (f64::from(*weight) * 1e4).round() / 1e4);
+    }
+    text.push_str(if text.is_empty() { "{}" } else { "}" });
+    text
 }
 
 pub(super) fn ms(time: SystemTime) -> i64 {

@@ -119,6 +119,11 @@ impl Metrics {
         state.ledger_bytes.with_label_values::<&str>(&[]).set(level(sample.bytes));
     }
 
+    /// Requests whose spans were dropped since start.
+    pub fn set_traces_dropped(&self, total: u64) {
+        rise(&self.all.families.state.traces_dropped.with_label_values::<&str>(&[]), total);
+    }
+
     /// `hash`: the first hex digits of the config text's SHA-256. To be called at start and after each reload.
     pub fn config_applied(&self, hash: &str) {
         let state = &self.all.families.state;

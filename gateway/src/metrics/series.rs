@@ -336,6 +336,7 @@ fn seed_rest(families: &Families) {
     families.state.ledger_errors.with_label_values::<&str>(&[]);
     families.state.ledger_queue.with_label_values::<&str>(&[]);
     families.state.ledger_bytes.with_label_values::<&str>(&[]);
+    families.state.traces_dropped.with_label_values::<&str>(&[]);
     families.state.reload_good.with_label_values::<&str>(&[]).set(1);
 }
 

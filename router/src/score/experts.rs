@@ -30,10 +30,12 @@ const FEW: usize = 24;
 #[derive(Debug, Default)]
 pub(super) struct Experts(RwLock<HashMap<u64, [Expert; 2]>>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Expert {
     memory: Memory,
     stack: Stack,
+    /// What `stack` says of the heads: asked for every request, changed by outcomes only.
+    trust: [f32; HEADS],
     heads: Arc<Heads>,
     /// Outcomes since the last fit: fitting costs milliseconds, so it is done again only when it can have changed much.
     fresh: usize,
@@ -96,7 +98,7 @@ impl Experts {
     pub fn correct(&self, form: u64, look: Look) -> [Correction; 2] {
         let forms = self.0.read();
         let Some(pair) = forms.get(&form) else { return [Correction::default(); 2] };
-        let heads = [0, 1].map(|at| (pair[at].heads.clone(), pair[at].stack.trust()));
+        let heads = [0, 1].map(|at| (pair[at].heads.clone(), pair[at].trust));
         drop(forms);
         let mut bins = [0_u8; super::DIM];
         for (bin_of, value) in bins.iter_mut().zip(look.x) {
@@ -119,6 +121,7 @@ impl Experts {
         }
         let expert = &mut forms.entry(form).or_default()[route];
         expert.stack.learn(given.parts, surprise - given.mean);
+        expert.trust = expert.stack.trust();
         expert.memory.add(sample);
         expert.fresh += 1;
         expert.due()
@@ -189,9 +192,15 @@ fn lessons(expected: Vec<(&Sample, f32)>) -> Vec<Lesson<'_>> {
     expected.into_iter().map(|(sample, chance)| (sample, happened(sample) - mean - slope * (chance - mean))).collect()
 }
 
+impl Default for Expert {
+    fn default() -> Self {
+        Self::new(Memory::default(), Stack::default())
+    }
+}
+
 impl Expert {
     fn new(memory: Memory, stack: Stack) -> Self {
-        Self { fresh: memory.len(), memory, stack, heads: Arc::default() }
+        Self { fresh: memory.len(), memory, trust: stack.trust(), stack, heads: Arc::default() }
     }
 
     /// A fit is worth its time again after a fifth more outcomes.
