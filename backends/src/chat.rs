@@ -202,7 +202,8 @@ impl ChatRequest {
     /// The text of one top-level field, as sent.
     #[must_use]
     pub fn field(&self, name: &str) -> Option<&str> {
-        self.read.fields.iter().find(|field| field.is(&self.raw, name)).map(|field| field.value(&self.raw))
+        let field = self.read.fields.iter().find(|field| field.is(&self.raw, name))?;
+        std::str::from_utf8(field.value_bytes(&self.raw)).ok()
     }
 
     /// An edit that adds messages (JSON objects) behind the caller's, which keep their bytes.
@@ -223,23 +224,23 @@ impl ChatRequest {
 
 /// A body's top-level fields by name.
 pub(crate) struct Envelope<'a> {
-    text: &'a [u8],
+    text: &'a str,
     fields: Vec<Field>,
 }
 
 impl<'a> Envelope<'a> {
     fn open(raw: &'a [u8]) -> Result<Self, BadRequest> {
-        if std::str::from_utf8(raw).is_err() {
+        let Ok(text) = std::str::from_utf8(raw) else {
             return Err(BadRequest::new("invalid_utf8", None, "The request body is not valid UTF-8."));
-        }
-        let fields = fields(raw).map_err(|error| {
+        };
+        let fields = fields(text).map_err(|error| {
             BadRequest::new(
                 "invalid_json",
                 None,
                 format!("We could not parse the JSON body of your request: {error}. Expected one JSON object."),
             )
         })?;
-        let mut names: Vec<&str> = fields.iter().map(|field| field.key(raw)).collect();
+        let mut names: Vec<&str> = fields.iter().map(|field| field.key(text)).collect();
         names.sort_unstable();
         if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(BadRequest::new(
@@ -248,7 +249,7 @@ impl<'a> Envelope<'a> {
                 format!("Duplicate parameter: '{}' appears more than once.", pair[0]),
             ));
         }
-        Ok(Self { text: raw, fields })
+        Ok(Self { text, fields })
     }
 
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
@@ -257,7 +258,7 @@ impl<'a> Envelope<'a> {
 
     /// The field's text; `null` counts as absent.
     pub(crate) fn text(&self, name: &str) -> Option<&'a str> {
-        let field = self.fields.iter().find(|field| field.is(self.text, name))?;
+        let field = self.fields.iter().find(|field| field.is(self.text.as_bytes(), name))?;
         Some(field.value(self.text)).filter(|text| *text != "null")
     }
 

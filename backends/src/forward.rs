@@ -7,12 +7,11 @@ use bytes::Bytes;
 use futures_util::Stream;
 use http::HeaderMap;
 use tokio::time::Instant;
-use tower::util::BoxCloneSyncService;
 
-use crate::BackendError;
+use crate::{BackendError, Shared};
 
 /// A backend that passes requests of other endpoints through.
-pub type Forwarder = BoxCloneSyncService<Forward, Forwarded, BackendError>;
+pub type Forwarder = Shared<Forward, Forwarded>;
 
 /// Bytes as they arrive. A stream that breaks ends in an `Err`.
 pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, BackendError>> + Send>>;

@@ -13,12 +13,11 @@ use spectra_config as config;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 use tower::ServiceExt;
-use tower::util::BoxCloneSyncService;
 
 use crate::breaker::{Admission, Breaker, Outcome, State};
 use crate::forward::{Forward, Forwarded, Forwarder};
 use crate::latency::Latency;
-use crate::{Alarm, Ask, Backend, BackendError, Chunk, Phase, Reply};
+use crate::{Alarm, Ask, Backend, BackendError, Chunk, Phase, Reply, Shared};
 
 /// The bounds of one backend and what they count. One per backend, shared by all its callers.
 #[derive(Debug)]
@@ -79,14 +78,14 @@ impl Gate {
     #[must_use]
     pub fn guard(self: &Arc<Self>, inner: Backend) -> Backend {
         let gate = Arc::clone(self);
-        BoxCloneSyncService::new(tower::service_fn(move |ask| Arc::clone(&gate).call(inner.clone(), ask)))
+        Shared::new(tower::service_fn(move |ask| Arc::clone(&gate).call(inner.clone(), ask)))
     }
 
     /// The same for the second call form.
     #[must_use]
     pub fn guard_forwarder(self: &Arc<Self>, inner: Forwarder) -> Forwarder {
         let gate = Arc::clone(self);
-        BoxCloneSyncService::new(tower::service_fn(move |forward| Arc::clone(&gate).forward(inner.clone(), forward)))
+        Shared::new(tower::service_fn(move |forward| Arc::clone(&gate).forward(inner.clone(), forward)))
     }
 
     /// The router's verdict on an answer of this backend; feeds the breaker.

@@ -45,7 +45,7 @@ enum Habit {
 }
 
 fn backend(habit: Habit) -> Backend {
-    BoxCloneSyncService::new(tower::service_fn(move |_: Ask| {
+    Shared::new(tower::service_fn(move |_: Ask| {
         let habit = habit.clone();
         async move {
             match &habit {
@@ -160,7 +160,7 @@ async fn b15_dropping_the_stream_frees_slot_and_exchange_at_once() {
     let (gone, count) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
     let (signal, counter) = (Arc::clone(&gone), Arc::clone(&count));
     let gate = Gate::new(1, 1, FAR_DEADLINES, config::Breaker { failure_share: 0.5, min_attempts: 1, ..NEVER_OPEN });
-    let backend = gate.guard(BoxCloneSyncService::new(tower::service_fn(move |_: Ask| {
+    let backend = gate.guard(Shared::new(tower::service_fn(move |_: Ask| {
         let exchange = Gone(Arc::clone(&signal), Arc::clone(&counter));
         async move {
             let chunks = async_stream::stream! {

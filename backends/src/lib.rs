@@ -13,6 +13,7 @@ mod latency;
 pub mod llama;
 pub mod openai;
 pub mod script;
+mod shared;
 mod splice;
 pub mod sse;
 pub mod trace;
@@ -23,7 +24,6 @@ use std::sync::Arc;
 use futures_util::Stream;
 use http::HeaderMap;
 use tokio::time::Instant;
-use tower::util::BoxCloneSyncService;
 
 pub use alarm::Alarm;
 pub use build::{BuildError, Local, fleet, renewed};
@@ -33,10 +33,11 @@ pub use error::{BackendError, Complaint, Phase};
 pub use fleet::{Fleet, Part};
 pub use forward::{Endpoint, Forward, Forwarded};
 pub use guard::Load;
+pub use shared::Shared;
 pub use splice::{Edit, splice};
 
 /// One model behind one seam; a closure over `Ask` is a backend (`tower::service_fn`).
-pub type Backend = BoxCloneSyncService<Ask, Reply, BackendError>;
+pub type Backend = Shared<Ask, Reply>;
 
 /// A stream of chunks. It ends after the chunk that finishes the answer; an end without a finish is an `Err`.
 /// Dropping it frees the slot, stops local generation and closes the upstream exchange.

@@ -8,9 +8,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::json;
 use spectra_config as config;
-use tower::util::BoxCloneSyncService;
 
-use crate::{Ask, Backend, BackendError, Chunk, ChunkStream, Reply};
+use crate::{Ask, Backend, BackendError, Chunk, ChunkStream, Reply, Shared};
 
 /// One scripted answer.
 #[derive(Clone, Debug)]
@@ -72,7 +71,7 @@ pub fn backend(name: &str, script: &config::Script) -> Backend {
 pub fn from_fn(name: &str, answer: impl Fn(&Ask, usize) -> Answer + Send + Sync + 'static) -> Backend {
     let name: Arc<str> = name.into();
     let shared = Arc::new((answer, AtomicUsize::new(0)));
-    BoxCloneSyncService::new(tower::service_fn(move |ask: Ask| {
+    Shared::new(tower::service_fn(move |ask: Ask| {
         let (answer, turns) = &*shared;
         let answer = answer(&ask, turns.fetch_add(1, Relaxed));
         std::future::ready(reply(&name, &ask, answer))

@@ -28,7 +28,8 @@ impl Edit {
 /// # Errors
 /// If `raw` is not a JSON object.
 pub fn splice(raw: &[u8], edits: &[Edit]) -> Result<Bytes, serde_json::Error> {
-    Ok(spliced(raw, &fields(raw)?, edits))
+    let text = std::str::from_utf8(raw).map_err(|_| serde::de::Error::custom("body is not valid UTF-8"))?;
+    Ok(spliced(raw, &fields(text)?, edits))
 }
 
 /// `splice` where the fields have been found already.
@@ -89,25 +90,27 @@ pub(crate) struct Field {
     value_end: usize,
 }
 
+/// `text` and `raw` are the text that the field was found in.
 impl Field {
-    /// `raw` is the text that the field was found in.
-    pub fn key<'a>(&'a self, raw: &'a [u8]) -> &'a str {
-        let plain = || std::str::from_utf8(&raw[self.key_start + 1..self.key_end - 1]).unwrap_or_default();
-        self.escaped.as_deref().unwrap_or_else(plain)
+    pub fn key<'a>(&'a self, text: &'a str) -> &'a str {
+        self.escaped.as_deref().unwrap_or_else(|| &text[self.key_start + 1..self.key_end - 1])
     }
 
     pub fn is(&self, raw: &[u8], key: &str) -> bool {
         self.escaped.as_deref().map_or(&raw[self.key_start + 1..self.key_end - 1], str::as_bytes) == key.as_bytes()
     }
 
-    pub fn value<'a>(&self, raw: &'a [u8]) -> &'a str {
-        std::str::from_utf8(&raw[self.value_start..self.value_end]).unwrap_or_default()
+    pub fn value<'a>(&self, text: &'a str) -> &'a str {
+        &text[self.value_start..self.value_end]
+    }
+
+    pub fn value_bytes<'a>(&self, raw: &'a [u8]) -> &'a [u8] {
+        &raw[self.value_start..self.value_end]
     }
 }
 
-/// The top-level fields of the object in `raw`, in their order.
-pub(crate) fn fields(raw: &[u8]) -> Result<Vec<Field>, serde_json::Error> {
-    let text = std::str::from_utf8(raw).map_err(|_| serde::de::Error::custom("body is not valid UTF-8"))?;
+/// The top-level fields of the object in `text`, in their order.
+pub(crate) fn fields(text: &str) -> Result<Vec<Field>, serde_json::Error> {
     let mut parser = serde_json::Deserializer::from_str(text);
     let fields = parser.deserialize_map(Fields { text })?;
     parser.end()?;

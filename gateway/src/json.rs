@@ -14,7 +14,7 @@ pub(crate) fn inner(out: &mut String, text: &str) {
 
 /// True where a quoted text needs no escapes, in JSON and in Rust. No byte ends the look early: so it is made of many at once.
 pub(crate) fn is_plain(text: &str) -> bool {
-    text.bytes().fold(true, |plain, byte| plain & (byte >= b' ') & (byte <= b'~') & (byte != b'"') & (byte != b'\\'))
+    text.bytes().fold(true, |plain, byte| plain & (b' '..=b'~').contains(&byte) & (byte != b'"') & (byte != b'\\'))
 }
 
 /// JSON has no word for what is no number: 0 then. Several times as fast as std's way to the shortest digits.

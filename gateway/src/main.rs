@@ -21,7 +21,7 @@ use spectra_gateway::cli::top::{self, TopArgs};
 use spectra_gateway::cli::train::{self, TrainArgs};
 use spectra_gateway::cli::verify::{self, VerifyArgs};
 
-/// A request makes some two hundred small allocations; with glibc's they are a fifth of its cost (benches/README.md).
+/// A request makes some ninety small allocations; with glibc's they are a fifth of its cost (benches/README.md).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -16,6 +16,7 @@ use prometheus::{Registry, TextEncoder};
 use spectra_config::Config;
 
 pub use families::{Family, Kind};
+#[cfg(feature = "llama")]
 pub(crate) use gauges::resident_bytes;
 pub use gauges::{BreakerState, EngineSample, LedgerSample};
 

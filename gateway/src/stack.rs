@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
+use spectra_backends::trace::{digits, text};
 
 use crate::record::Entrance;
 use crate::{Body, Failure, Gateway, Refusal, chat, feedback, models, respond};
@@ -74,7 +75,7 @@ pub(crate) fn new_id() -> Arc<str> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let process = *PROCESS.get_or_init(|| RandomState::new().hash_one(std::process::id()));
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    format!("req_{process:016x}{count:016x}").into()
+    ["req_", text(&digits(process)), text(&digits(count))].concat().into()
 }
 
 /// The text of a panic, for the log.

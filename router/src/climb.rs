@@ -97,13 +97,14 @@ impl Climb {
 
     fn limits(&self) -> Limits {
         let spent = || self.trail.read(crate::trail::Account::cost_usd);
+        let left = self.plan.deadline.saturating_duration_since(Instant::now());
         Limits {
             rungs: self.plan.ladder.len(),
             attempts: self.plan.attempts,
             attempts_per_rung: self.plan.attempts_per_rung,
             continuations: self.plan.continuations,
-            affordable: Instant::now() < self.plan.deadline && self.plan.budget_usd.is_none_or(|budget| spent() < budget),
-            patience: PATIENCE.min(self.plan.deadline.saturating_duration_since(Instant::now())),
+            affordable: !left.is_zero() && self.plan.budget_usd.is_none_or(|budget| spent() < budget),
+            patience: PATIENCE.min(left),
         }
     }
 

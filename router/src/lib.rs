@@ -437,26 +437,28 @@ impl Router {
         let able = |name: &str| {
             self.fleet.facts(name).is_some_and(|facts| constraints::unfit(request, facts, verified).is_none()) && self.fleet.admits(name)
         };
-        // Of the backends that would be asked first: the shortest wait and time, and the lowest price.
-        let least = |route: &Route, of: &dyn Fn(&str) -> Option<f32>| {
-            let first = route.rungs.first().into_iter().flatten().filter(|(name, _)| able(name));
-            first.filter_map(|(name, _)| of(name)).reduce(f32::min).unwrap_or(0.0)
+        let first = |route: &'_ Route| -> Vec<Arc<str>> {
+            route.rungs.first().into_iter().flatten().map(|(name, _)| name.clone()).filter(|name| able(name)).collect()
         };
+        let (first_local, first_strong) = (first(local), first(strong));
+        // Of the backends that would be asked first: the shortest wait and time, and the lowest price.
+        let least =
+            |names: &[Arc<str>], of: &dyn Fn(&str) -> Option<f32>| names.iter().filter_map(|name| of(name)).reduce(f32::min).unwrap_or(0.0);
         let wait = |name: &str| Some(self.fleet.expected_wait(name)?.as_secs_f32() * 1000.0);
         let time = |name: &str| Some(self.fleet.held(name)?.as_secs_f32() * 1000.0);
         let tokens = expected_tokens(request);
         #[expect(clippy::cast_possible_truncation, reason = "a price needs no more than single precision")]
         let price = |name: &str| Some(self.fleet.facts(name)?.price.cost_usd(tokens.0, tokens.1) as f32);
-        let here = local.rungs.first().is_some_and(|rung| rung.iter().any(|(name, _)| able(name)));
+        let here = !first_local.is_empty();
         Situation {
             // Where nobody else can take the request, a strong route that is shut for a while is still the one to ask.
             hosted: strong.has(&self.fleet, false) && (!here || strong.admits(&self.fleet)),
             local: here,
-            local_wait_ms: least(local, &wait),
-            hosted_wait_ms: least(strong, &wait),
-            local_time_ms: least(local, &time),
-            local_usd: least(local, &price),
-            hosted_usd: least(strong, &price),
+            local_wait_ms: least(&first_local, &wait),
+            hosted_wait_ms: least(&first_strong, &wait),
+            local_time_ms: least(&first_local, &time),
+            local_usd: least(&first_local, &price),
+            hosted_usd: least(&first_strong, &price),
             deadline_ms: asked.deadline.map(|deadline| deadline.as_secs_f32() * 1000.0),
             ..Situation::default()
         }

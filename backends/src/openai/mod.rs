@@ -1,9 +1,10 @@
 //! Any server that speaks the OpenAI API over HTTP.
 //!
 //! async-openai writes the request's head once, when the backend is built (`head.rs`); each request is that head, the
-//! caller's bytes with two fields spliced, and our own hyper transport (`transport.rs`); answers are read in `reply.rs`.
+//! caller's bytes with two fields spliced, and our own hyper transport (`transport.rs`, `pool.rs`); answers are read in `reply.rs`.
 
 mod head;
+mod pool;
 mod reply;
 mod transport;
 
@@ -13,11 +14,10 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use http_body_util::Full;
 use spectra_config as config;
-use tower::util::BoxCloneSyncService;
 
 use crate::forward::{Endpoint, Forward, Forwarded, Forwarder};
 use crate::splice::{Edit, splice};
-use crate::{Ask, Backend, BackendError, BuildError, ChatRequest, Reply};
+use crate::{Ask, Backend, BackendError, BuildError, ChatRequest, Reply, Shared};
 use head::Head;
 use transport::Transport;
 
@@ -33,18 +33,20 @@ pub struct Hosted {
 /// # Errors
 /// Where the URL, a header or the key cannot be sent, or the machine has no usable root certificates for `https`.
 pub fn backend(name: &str, openai: &config::Openai, deadlines: &config::Deadlines) -> Result<Hosted, BuildError> {
+    let transport = Transport::new(name, openai, deadlines)?;
+    let head = |path| head::write(name, openai, path).map(|head| transport.addressed(head));
     let server = Arc::new(Server {
-        chat: head::write(name, openai, "/chat/completions")?,
-        completions: head::write(name, openai, Endpoint::Completions.path())?,
-        embeddings: head::write(name, openai, Endpoint::Embeddings.path())?,
-        transport: Transport::new(name, openai, deadlines)?,
+        chat: head("/chat/completions")?,
+        completions: head(Endpoint::Completions.path())?,
+        embeddings: head(Endpoint::Embeddings.path())?,
+        transport,
         model: serde_json::Value::from(openai.model.get()).to_string(),
         secrets: secrets(openai),
     });
     let for_chat = Arc::clone(&server);
     Ok(Hosted {
-        backend: BoxCloneSyncService::new(tower::service_fn(move |ask| Arc::clone(&for_chat).chat(ask))),
-        forwarder: BoxCloneSyncService::new(tower::service_fn(move |forward| Arc::clone(&server).forward(forward))),
+        backend: Shared::new(tower::service_fn(move |ask| Arc::clone(&for_chat).chat(ask))),
+        forwarder: Shared::new(tower::service_fn(move |forward| Arc::clone(&server).forward(forward))),
     })
 }
 

@@ -20,6 +20,8 @@ use spectra_config as config;
 use tokio::time::Instant;
 use tower::{BoxError, Service};
 
+use super::head::Head;
+use super::pool::{self, Failed, Pool};
 use crate::{BackendError, BuildError, Phase};
 
 /// An idle connection is closed after so long; most servers close theirs after 60 s or more.
@@ -27,8 +29,11 @@ const POOL_IDLE: Duration = Duration::from_secs(55);
 
 /// The connections to one server.
 #[derive(Clone, Debug)]
-pub struct Transport {
-    client: Client<Connector, Full<Bytes>>,
+pub enum Transport {
+    /// HTTP/1.1 without TLS: servers on this machine and in this network, where a request's own cost is most of it.
+    Plain(Pool),
+    /// Where the handshake says which version of HTTP is spoken, or it is HTTP/2.
+    Negotiated(Client<Connector, Full<Bytes>>),
 }
 
 impl Transport {
@@ -43,7 +48,14 @@ impl Transport {
         } else {
             Wire::Plain(tcp)
         };
+        let plain = matches!(wire, Wire::Plain(_)) && !openai.http2_prior_knowledge;
         let connector = Connector { wire, limit: Duration::from_millis(deadlines.connect_ms) };
+        if plain {
+            let server = openai.base_url.get().parse::<Uri>();
+            let wrong =
+                |error| BuildError::Backend { name: name.to_owned(), what: format!("base_url {:?}: {error}", openai.base_url.get()) };
+            return Ok(Self::Plain(Pool::new(connector, server.map_err(wrong)?, POOL_IDLE)));
+        }
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .timer(TokioTimer::new())
@@ -57,22 +69,38 @@ impl Transport {
             .http2_initial_stream_window_size(256 << 10)
             .http2_keep_alive_interval(Duration::from_secs(20))
             .build(connector);
-        Ok(Self { client })
+        Ok(Self::Negotiated(client))
+    }
+
+    /// The head as this transport sends it.
+    pub fn addressed(&self, head: Head) -> Head {
+        match self {
+            Self::Plain(_) => pool::addressed(head),
+            Self::Negotiated(_) => head,
+        }
     }
 
     /// Sends a request and waits for the head of the response.
     pub async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, BackendError> {
         let started = Instant::now();
-        self.client.request(request).await.map_err(|error| {
-            let cause = causes(&error);
+        let unreached = |error: &(dyn std::error::Error + 'static)| {
+            let cause = causes(error);
             if cause.timed_out {
                 BackendError::Timeout { phase: Phase::Connect, after: started.elapsed() }
-            } else if error.is_connect() {
-                BackendError::Unavailable { why: format!("cannot connect: {}", cause.text) }
             } else {
-                BackendError::Broken { what: cause.text }
+                BackendError::Unavailable { why: format!("cannot connect: {}", cause.text) }
             }
-        })
+        };
+        match self {
+            Self::Plain(pool) => pool.send(request).await.map_err(|failed| match failed {
+                Failed::Connect(error) => unreached(&*error),
+                Failed::Send(error) => BackendError::Broken { what: causes(&error).text },
+            }),
+            Self::Negotiated(client) => client
+                .request(request)
+                .await
+                .map_err(|error| if error.is_connect() { unreached(&error) } else { BackendError::Broken { what: causes(&error).text } }),
+        }
     }
 }
 
@@ -131,7 +159,7 @@ enum Wire {
 
 /// TCP, or TCP and TLS, within one deadline.
 #[derive(Clone, Debug)]
-struct Connector {
+pub struct Connector {
     wire: Wire,
     limit: Duration,
 }

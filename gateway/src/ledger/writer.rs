@@ -119,6 +119,13 @@ impl Writer {
     }
 
     fn delete_old(&self) -> rusqlite::Result<()> {
+        self.connection.pragma_update(None, "foreign_keys", true)?;
+        let deleted = self.delete_with_attempts();
+        self.connection.pragma_update(None, "foreign_keys", false)?;
+        deleted
+    }
+
+    fn delete_with_attempts(&self) -> rusqlite::Result<()> {
         let oldest = now_ms() - i64::from(self.keep.days) * DAY_MS;
         self.connection.execute("DELETE FROM requests WHERE arrived_ms < ?1", [oldest])?;
         self.connection.execute("DELETE FROM feedback WHERE at_ms < ?1", [oldest])?;

@@ -1,6 +1,6 @@
 //! Handles resolved once a config, and the counting itself.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use prometheus::{Counter, Histogram, IntCounter};
 use spectra_backends::BackendError;
@@ -28,10 +28,10 @@ const OPERATION: &str = "chat";
 /// Handles by the config's names.
 #[derive(Debug)]
 pub(super) struct Series {
-    routes: HashMap<String, Route>,
+    routes: BTreeMap<String, Route>,
     /// Requests without a route.
     none: Route,
-    models: HashMap<String, Model>,
+    models: BTreeMap<String, Model>,
     other: Model,
     parse: Histogram,
     plan: Histogram,

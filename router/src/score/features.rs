@@ -236,6 +236,10 @@ impl Facts {
         debug_assert!(group < CUES, "a group of the lexicon");
         // Two mentions in a short prompt say as much as four in a long one.
         let hits = f32::from(self.scan.cues[group]);
+        // Most cues are not there, and a logarithm each would be a good part of the score's time.
+        if hits == 0.0 {
+            return 0.0;
+        }
         let room = (ratio(self.scan.word_count, 1) / 25.0).max(1.0).sqrt();
         (1.0 + hits / room).ln()
     }

@@ -59,7 +59,10 @@ pub(super) fn loop_at_end(text: &[u8], back_max: usize) -> Option<Loop> {
     }
     let needle = &text[text.len() - probe..];
     let window = &text[text.len().saturating_sub(PERIOD_MAX + probe)..text.len() - 1];
-    let found = memchr::memmem::rfind(window, needle)?;
+    // The last place is wanted, mostly in vain: its last byte is looked for, many bytes at once.
+    let last = text[text.len() - 1];
+    let ends = memchr::memrchr_iter(last, window).take_while(|at| *at + 1 >= probe);
+    let found = ends.map(|at| at + 1 - probe).find(|from| window[*from..].starts_with(needle))?;
     let period = window.len() + 1 - probe - found;
     let length =
         (period..text.len().min(back_max)).take_while(|back| text[text.len() - 1 - back] == text[text.len() - 1 - (back - period)]).count()

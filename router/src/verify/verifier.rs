@@ -355,7 +355,7 @@ fn plain(checks: &Checks, choice: &JudgedChoice, by_length: bool) -> Result<(), 
     {
         return Err(Flaw::Looping { period_bytes: found.period, excerpt: found.excerpt(said) });
     }
-    let fences = if said.contains("```") { text::fences(said) } else { Vec::new() };
+    let fences = if memchr::memmem::find(said.as_bytes(), b"```").is_some() { text::fences(said) } else { Vec::new() };
     let open = fences.last().is_some_and(|fence| !fence.closed);
     if settings.truncation && ((by_length && !checks.limited) || (open && !by_length && files::ends_abruptly(&fences))) {
         return Err(Flaw::Truncated { by_length, bytes: said.len() });
