@@ -60,10 +60,11 @@ async fn serve(config: Config, read: Read, beside: Option<PathBuf>, level: Level
     let listeners = Listeners::bind(&gateway).await?;
     // Before the line that says where it listens: from then on a signal may come.
     let hangups = signal(SignalKind::hangup())?;
+    let stops = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     announce(&gateway, &listeners, &mut out)?;
     let live = Arc::new(Live::new(gateway, read).beside(beside).logging(level));
     tokio::spawn(reload_at(hangups, live.clone()));
-    let finished = Server::new(live, listeners).run(stop_signal()).await;
+    let finished = Server::new(live, listeners).run(stop_signal(stops)).await;
     Ok(if finished { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -104,19 +105,15 @@ async fn reload_at(mut hangups: Signal, live: Arc<Live>) {
 }
 
 /// Ready at the first SIGINT or SIGTERM; the second one ends the process.
-async fn stop_signal() {
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        drop(tokio::signal::ctrl_c().await);
-        return;
-    };
+async fn stop_signal((mut terminate, mut interrupt): (Signal, Signal)) {
     tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
+        _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
     tracing::info!("draining; a second signal ends at once");
     tokio::spawn(async move {
         tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
+            _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
         std::process::exit(130);
