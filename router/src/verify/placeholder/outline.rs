@@ -204,7 +204,8 @@ fn top_level(language: Language, child: Node<'_>, code: &str, outline: &mut Outl
     if matches!(
         inner,
         "identifier" | "ellipsis" | "none" | "null" | "undefined" | "string" | "pass_statement" | "true" | "false" | "integer" | "number"
-    ) {
+    ) || matches!(text.trim_end_matches(';'), "{}" | "[]" | "()")
+    {
         outline.idle += 1;
         outline.elided |= inner == "ellipsis";
     } else if kind.contains("import")
