@@ -15,7 +15,7 @@ use crate::draft::{Draft, Reading, Watched, rejudged};
 use crate::error::RouteError;
 use crate::flow::Flow;
 use crate::hedge::{Opening, Won, race};
-use crate::outside::{About, asked_outside};
+use crate::outside::About;
 use crate::plan::{Held, Plan};
 use crate::trail::{Trail, Verified, Why};
 use crate::verify::{Flaw, Hint, Judged, Verdict, next_ask_hint};
@@ -267,7 +267,7 @@ impl Climb {
         usage: Option<Usage>,
         headers: http::HeaderMap,
     ) -> Came {
-        let judged = self.checked(question, judged).await;
+        let judged = self.about(question).checked(judged).await;
         let chunks = match &judged.verdict {
             Verdict::Pass => Ok(chunks),
             Verdict::Mended(_) => recompose(&chunks, &judged.choices, None),
@@ -292,20 +292,15 @@ impl Climb {
         Came::Committed(Box::new(Answer { head, chunks: whole_stream(chunks) }))
     }
 
-    /// The judgement after the operator's checks that need more than the text.
-    async fn checked(&self, question: &Question, judged: Judged) -> Judged {
-        let about = About {
+    fn about<'a>(&'a self, question: &'a Question) -> About<'a> {
+        About {
             fleet: &self.router.fleet,
+            plan: &self.plan,
+            trail: &self.trail,
             request: &self.request,
             asked: &self.asked,
             backend: &question.backend,
-            deadline: self.plan.deadline,
-        };
-        let (judged, made) = asked_outside(&self.plan.checks.settings().outside, judged, &about).await;
-        if !made.is_empty() {
-            self.trail.write(|account| account.checked.extend(made));
         }
-        judged
     }
 
     /// Joins a continuation to what was there, and judges the whole.
@@ -360,9 +355,8 @@ impl Climb {
         match (error, error.complaint()) {
             // Told in words only where its answer is verified; else nothing would hold the form.
             (_, Some(Complaint::Constraint)) if self.plan.checks.hold_the_form() => Seen::Unbound,
-            (_, Some(Complaint::Constraint)) => Seen::Unfit,
             // Too long for this model, or a field it does not know, is no fault of the caller's.
-            (_, Some(Complaint::Context | Complaint::Unsupported)) => Seen::Unfit,
+            (_, Some(_)) => Seen::Unfit,
             _ if error.is_callers_fault() => Seen::Refused,
             (BackendError::Upstream { status: 401..=404, .. }, _) => Seen::Unfit,
             _ => {

@@ -13,10 +13,10 @@ use crate::climb::{cost_usd, summed};
 use crate::compose::{content_chunk, finish_chunk, usage_chunk};
 use crate::draft::rejudged;
 use crate::hedge::Opening;
-use crate::outside::{About, asked_outside};
+use crate::outside::About;
 use crate::plan::Plan;
 use crate::trail::{Trail, Verified, Why};
-use crate::verify::{Flaw, Judged, Verdict, Verifier};
+use crate::verify::{Flaw, Verdict, Verifier};
 use crate::{Asked, Router};
 
 pub(crate) struct Flow {
@@ -82,7 +82,8 @@ impl Flow {
             let spent = Verifier::new(self.plan.checks.clone());
             let judged = std::mem::replace(&mut self.verifier, spent).finish();
             let judged = match &end {
-                End::Over => self.checked(judged).await,
+                // Too late to change what was sent, not what is said of it.
+                End::Over => self.about().checked(judged).await,
                 End::Cut(_) => judged,
             };
             let verdict = match &end {
@@ -123,18 +124,15 @@ impl Flow {
         })
     }
 
-    /// The judgement after the operator's checks that need more than the text: too late to change what was sent, not what is said of it.
-    async fn checked(&self, judged: Judged) -> Judged {
-        let about = About {
+    fn about(&self) -> About<'_> {
+        About {
             fleet: &self.router.fleet,
+            plan: &self.plan,
+            trail: &self.trail,
             request: &self.request,
             asked: &self.asked,
             backend: &self.backend,
-            deadline: self.plan.deadline,
-        };
-        let (judged, made) = asked_outside(&self.plan.checks.settings().outside, judged, &about).await;
-        self.trail.write(|account| account.checked.extend(made));
-        judged
+        }
     }
 
     /// Writes the first attempt's end into the trail.

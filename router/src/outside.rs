@@ -16,7 +16,8 @@ use tokio::time::{Instant, timeout_at};
 use crate::Asked;
 use crate::climb::cost_usd;
 use crate::hedge::Opening;
-use crate::trail::{Checked, Said};
+use crate::plan::Plan;
+use crate::trail::{Checked, Said, Trail};
 use crate::verify::{Flaw, Judged, JudgedChoice, Verdict, excerpt};
 
 /// Bytes of the request, and of the answer, that a model is shown.
@@ -77,13 +78,25 @@ enum How {
     Itself,
 }
 
-/// Whose answer is checked, and within which bounds.
+/// Whose answer is checked, by which plan, and where it is written down.
 pub(crate) struct About<'a> {
     pub fleet: &'a Fleet,
+    pub plan: &'a Plan,
+    pub trail: &'a Trail,
     pub request: &'a ChatRequest,
     pub asked: &'a Arc<Asked>,
     pub backend: &'a Arc<str>,
-    pub deadline: Instant,
+}
+
+impl About<'_> {
+    /// The judgement after the operator's checks that need more than the text.
+    pub async fn checked(&self, judged: Judged) -> Judged {
+        let (judged, made) = asked_outside(&self.plan.checks.settings().outside, judged, self).await;
+        if !made.is_empty() {
+            self.trail.write(|account| account.checked.extend(made));
+        }
+        judged
+    }
 }
 
 impl Outside {
@@ -101,7 +114,7 @@ impl Outside {
     /// What it says of one choice; `None` where it has nothing to say.
     async fn ask(&self, choice: &JudgedChoice, about: &About<'_>) -> Option<(Checked, Option<String>)> {
         let began = Instant::now();
-        let until = about.deadline.min(began + self.within);
+        let until = about.plan.deadline.min(began + self.within);
         let mut cost_usd = 0.0;
         let said = match &self.how {
             How::Probe(probe) => {
@@ -141,7 +154,7 @@ impl Outside {
 }
 
 /// Puts an answer that is usable so far to the checks, in their order; the first no counts.
-pub(crate) async fn asked_outside(checks: &[Outside], mut judged: Judged, about: &About<'_>) -> (Judged, Vec<Checked>) {
+async fn asked_outside(checks: &[Outside], mut judged: Judged, about: &About<'_>) -> (Judged, Vec<Checked>) {
     let mut made = Vec::new();
     if checks.is_empty() || !judged.verdict.is_usable() {
         return (judged, made);
