@@ -28,6 +28,8 @@ pub struct TooLarge {
     pub max_event_bytes: usize,
 }
 
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+
 /// A state machine over the bytes of an event stream. Push what arrives, take events until there is none.
 #[derive(Debug)]
 pub struct Decoder {
@@ -139,8 +141,8 @@ impl Decoder {
     }
 
     fn without_mark(&mut self, mut line: Bytes) -> Bytes {
-        if std::mem::take(&mut self.at_start) && line.starts_with(b"\xEF\xBB\xBF") {
-            line.advance(3);
+        if std::mem::take(&mut self.at_start) && line.starts_with(BYTE_ORDER_MARK) {
+            line.advance(BYTE_ORDER_MARK.len());
         }
         line
     }
@@ -152,6 +154,8 @@ impl Pending {
         let (name, value_start) = match colon {
             // A comment.
             Some(0) => return,
+            // A field that nobody knows, and `data` or another name wherever its line is the first one sent.
+            _ if line.starts_with(BYTE_ORDER_MARK) => return,
             Some(at) => (&line[..at], if line.get(at + 1) == Some(&b' ') { at + 2 } else { at + 1 }),
             None => (&line[..], line.len()),
         };

@@ -17,6 +17,7 @@ const CORPUS: &[(&str, &[u8])] = &[
     ("cr", b"data: {\"a\":1}\r\rdata: [DONE]\r\r"),
     ("mixed", b"id: 7\r\ndata: a\n\r\ndata: b\r\n\ndata: c\r\r\ndata: d\n\n"),
     ("bom", b"\xEF\xBB\xBFdata: \xEF\xBB\xBF\n\n"),
+    ("bom_later", b"data: x\n\n\xEF\xBB\xBFdata: y\nid: 3\ndata: z\n\n"),
     ("bom_then_comment", b"\xEF\xBB\xBF: hi\n\ndata: x\n\n"),
     ("multi", b"data: {\ndata:\"a\":\ndata:  1}\n\ndata\ndata\n\n"),
     ("odd_fields", b"event: x\nretry: 10\nfoo\n:c\ndata:x\n\nevent: alone\n\ndata: y\n\n"),
@@ -72,6 +73,7 @@ fn the_corners_of_the_format() {
     assert_eq!(named("cr"), named("crlf"));
     assert_eq!(named("mixed"), [event("a", "id: 7\n"), event("b", ""), event("c", ""), event("d", "")]);
     assert_eq!(named("bom"), [event("\u{FEFF}", "")]);
+    assert_eq!(named("bom_later"), [event("x", ""), event("z", "id: 3\n")]);
     assert_eq!(named("bom_then_comment"), [event("x", "")]);
     assert_eq!(named("multi"), [event("{\n\"a\":\n 1}", ""), event("\n", "")]);
     assert_eq!(named("odd_fields"), [event("x", "event: x\nretry: 10\nfoo\n"), event("y", "")]);
