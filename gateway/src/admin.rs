@@ -23,6 +23,9 @@ pub(crate) async fn answer(live: Arc<Live>, request: Request<Incoming>) -> Respo
     if path == "/-/reload" && authorised(&gateway, &request) {
         return reload(live).await;
     }
+    if matches!(path, "/metrics" | "/dashboard/live") && authorised(&gateway, &request) {
+        gateway.books.settled().await;
+    }
     told(&gateway, &request)
 }
 
@@ -55,19 +58,19 @@ fn told(gateway: &Gateway, request: &Request<Incoming>) -> Response<Body> {
         _ if dashboard::file(path).is_some() => page(path),
         _ if !authorised(gateway, request) => respond::failure(&Failure::from(Refusal::NoKey)),
         "/metrics" => metrics(gateway),
-        "/dashboard/live" => respond::json(&gateway.books.feed.live(Since::parse(request.uri().query()), &levels(gateway))),
+        "/dashboard/live" => respond::json(&gateway.books.views.feed.live(Since::parse(request.uri().query()), &levels(gateway))),
         _ => respond::failure(&Refusal::NoSuchPath { path: path.chars().take(200).collect() }.into()),
     }
 }
 
 /// The exposition, with what only the moment of the scrape knows.
 fn metrics(gateway: &Gateway) -> Response<Body> {
-    let (metrics, fleet) = (&gateway.books.metrics, gateway.router.fleet());
+    let (metrics, fleet) = (&gateway.books.views.metrics, gateway.router.fleet());
     metrics.set_in_flight(gateway.places.taken());
-    if let Some(ledger) = &gateway.books.ledger {
+    if let Some(ledger) = &gateway.books.views.ledger {
         metrics.set_ledger(ledger.sample());
     }
-    if let Some(traces) = &gateway.books.traces {
+    if let Some(traces) = &gateway.books.views.traces {
         metrics.set_traces_dropped(traces.dropped());
     }
     for (name, load) in fleet.names().filter_map(|name| Some((name, fleet.load(name)?))) {
@@ -112,7 +115,7 @@ fn levels(gateway: &Gateway) -> Levels {
     Levels {
         in_flight: gateway.places.taken(),
         models,
-        ledger: gateway.books.ledger.as_ref().map(|ledger| ledger.sample()),
+        ledger: gateway.books.views.ledger.as_ref().map(|ledger| ledger.sample()),
         notices: gateway.config.notices.iter().chain(&gateway.missing).cloned().collect(),
         keeps_text: gateway.config.accounting.keep_text,
         usd_per_hour: gateway.config.accounting.local_usd_per_hour,

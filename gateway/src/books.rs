@@ -1,20 +1,31 @@
-//! Where finished requests are written down: metrics, feed, ledger, traces, and the router that learns of them.
+//! Where finished requests are written down: metrics, log, feed, ledger and traces by the clerk, and the router that learns.
 
 use std::sync::Arc;
 
 use spectra_backends::{Fleet, Price};
 use spectra_config::Config;
-use spectra_router::Router;
 use spectra_router::score::State;
+use spectra_router::{Router, Trail};
 
+use crate::clerk::{Account, Clerk};
 use crate::feed::Feed;
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
+use crate::record::{REQUEST_LINE, RecordData};
 use crate::telemetry::Traces;
 
 /// One per config; what is counted goes on from one to the next.
 pub struct Books {
     pub router: Arc<Router>,
+    pub views: Arc<Views>,
+    /// USD per million tokens that local answers are compared with.
+    pub compare_with: Price,
+    pub keep_text: bool,
+    clerk: Arc<Clerk<Finished>>,
+}
+
+/// What is made of a finished request.
+pub struct Views {
     pub metrics: Metrics,
     /// The last hour, for the page.
     pub feed: Arc<Feed>,
@@ -22,11 +33,38 @@ pub struct Books {
     pub ledger: Option<Arc<Ledger>>,
     /// `None` where the config names no collector.
     pub traces: Option<Traces>,
-    /// USD per million tokens that local answers are compared with.
-    pub compare_with: Price,
-    pub keep_text: bool,
-    /// `admin.watch`.
-    pub watched: bool,
+    /// `admin.watch`: metrics and feed.
+    watched: bool,
+}
+
+/// A finished request on its way to its views.
+struct Finished {
+    record: RecordData,
+    trail: Trail,
+    views: Arc<Views>,
+}
+
+impl Account for Finished {
+    fn write(self) {
+        let Self { mut record, trail, views } = self;
+        if views.watched {
+            views.metrics.observe(&record);
+        }
+        record.log();
+        if record.trace.is_some() {
+            record.attempts.iter_mut().for_each(|attempt| attempt.provider = views.metrics.provider(&attempt.model));
+        }
+        let record = Arc::new(record);
+        if let Some(ledger) = &views.ledger {
+            ledger.keep(record.clone());
+        }
+        if let Some(traces) = &views.traces {
+            traces.keep(record.clone());
+        }
+        if views.watched {
+            views.feed.push(record, trail);
+        }
+    }
 }
 
 impl Books {
@@ -43,14 +81,18 @@ impl Books {
             }
             remember(ledger, &router);
         }
-        Ok(Self {
+        let views = Views {
             metrics: Metrics::new(config)?,
             feed: Arc::default(),
             ledger: ledger.map(Arc::new),
             traces: Traces::start(&config.tracing, None),
+            watched: config.admin.watch,
+        };
+        Ok(Self {
+            views: Arc::new(views),
             compare_with: compared_price(config, router.fleet()),
             keep_text: config.accounting.keep_text,
-            watched: config.admin.watch,
+            clerk: Arc::new(Clerk::start()?),
             router,
         })
     }
@@ -58,21 +100,54 @@ impl Books {
     /// The same books under the next config.
     #[must_use]
     pub fn next(&self, before: &Config, config: &Config, router: Arc<Router>) -> Self {
-        if let Some(ledger) = &self.ledger {
+        let old = &self.views;
+        if let Some(ledger) = &old.ledger {
             ledger.keep_so_much(&config.accounting);
             remember(ledger, &router);
         }
         let same_collector = before.tracing.otlp == config.tracing.otlp;
+        let traces = old.traces.as_ref();
+        let views = Views {
+            metrics: old.metrics.next(config),
+            feed: old.feed.clone(),
+            ledger: old.ledger.clone(),
+            traces: if same_collector { traces.cloned() } else { Traces::start(&config.tracing, traces) },
+            watched: config.admin.watch,
+        };
         Self {
-            metrics: self.metrics.next(config),
-            feed: self.feed.clone(),
-            ledger: self.ledger.clone(),
-            traces: if same_collector { self.traces.clone() } else { Traces::start(&config.tracing, self.traces.as_ref()) },
+            views: Arc::new(views),
             compare_with: compared_price(config, router.fleet()),
             keep_text: config.accounting.keep_text,
-            watched: config.admin.watch,
+            clerk: self.clerk.clone(),
             router,
         }
+    }
+
+    /// Has a finished request written down, soon and by another thread.
+    pub fn take(&self, record: impl FnOnce() -> RecordData, trail: &Trail) {
+        if self.views.wanted() {
+            self.clerk.take(Finished { record: record(), trail: trail.clone(), views: self.views.clone() });
+        }
+    }
+
+    /// Waits until everything that was taken so far can be read. It blocks: not for async code.
+    pub fn settle(&self) {
+        self.clerk.settle();
+    }
+
+    /// The views with everything in them that was taken so far.
+    pub async fn settled(self: &Arc<Self>) -> Arc<Views> {
+        let books = self.clone();
+        // An error: the runtime ends, and nobody will read what was asked for.
+        let _ = tokio::task::spawn_blocking(move || books.settle()).await;
+        self.views.clone()
+    }
+}
+
+impl Views {
+    /// Somebody wants to hear of finished requests.
+    fn wanted(&self) -> bool {
+        self.watched || self.ledger.is_some() || self.traces.is_some() || tracing::enabled!(target: REQUEST_LINE, tracing::Level::INFO)
     }
 }
 
@@ -107,6 +182,12 @@ fn compared_price(config: &Config, fleet: &Fleet) -> Price {
             .max_by(|one, other| (one.input + one.output).total_cmp(&(other.input + other.output)))
     };
     named.or_else(dearest).unwrap_or_default()
+}
+
+impl std::fmt::Debug for Views {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Views").finish_non_exhaustive()
+    }
 }
 
 impl std::fmt::Debug for Books {

@@ -46,7 +46,8 @@ async fn take(gateway: &Arc<Gateway>, request: Request<Incoming>) -> Result<Resp
         let expected = "Expected {\"request_id\": \"…\", \"usable\": true or false, \"reason\": \"…\" (optional)}";
         BadRequest::new("invalid_feedback", None, format!("We could not read the feedback: {error}. {expected}."))
     })?;
-    let remembered = gateway.books.feed.feedback(&report.request_id, report.usable);
+    let views = gateway.books.settled().await;
+    let remembered = views.feed.feedback(&report.request_id, report.usable);
     let (route, learned) = match remembered {
         Some((trail, route)) => {
             gateway.router.learn_feedback(&trail.account(), report.usable);
@@ -54,8 +55,8 @@ async fn take(gateway: &Arc<Gateway>, request: Request<Incoming>) -> Result<Resp
         }
         None => (written(gateway, &report.request_id).await?, false),
     };
-    gateway.books.metrics.feedback(route.as_deref(), report.usable);
-    if let Some(ledger) = &gateway.books.ledger {
+    views.metrics.feedback(route.as_deref(), report.usable);
+    if let Some(ledger) = &views.ledger {
         let reason = report.reason.map(|reason| reason.chars().take(REASON_CHARS).collect());
         ledger.feedback(Feedback { request_id: report.request_id.clone(), usable: report.usable, reason });
     }
@@ -66,9 +67,9 @@ async fn take(gateway: &Arc<Gateway>, request: Request<Incoming>) -> Result<Resp
 
 /// The route of a request that only the ledger remembers.
 async fn written(gateway: &Arc<Gateway>, request_id: &str) -> Result<Option<Arc<str>>, Failure> {
-    let (books, asked) = (gateway.books.clone(), request_id.to_owned());
+    let (views, asked) = (gateway.books.views.clone(), request_id.to_owned());
     // SQLite blocks; not on a thread that serves requests.
-    let looked = tokio::task::spawn_blocking(move || books.ledger.as_ref().and_then(|ledger| ledger.route_of(&asked).ok().flatten()));
+    let looked = tokio::task::spawn_blocking(move || views.ledger.as_ref().and_then(|ledger| ledger.route_of(&asked).ok().flatten()));
     match looked.await.ok().flatten() {
         Some(route) => Ok(route.map(Arc::from)),
         None => {

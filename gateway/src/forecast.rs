@@ -88,7 +88,7 @@ mod tests {
         let next = |router: &str| gateway.next(config(router), None).map(|next| next.config.notices);
         let few = next("policy = { threshold = 1.0 }\nguard_usable_drop = 0.02").unwrap();
         assert!(few.iter().any(|notice| notice.contains("0 requests")), "{few:?}");
-        fill(gateway.books.ledger.as_deref().unwrap());
+        fill(gateway.books.views.ledger.as_deref().unwrap());
         let refused = format!("{:#}", next("policy = { threshold = 1.0 }\nguard_usable_drop = 0.02").unwrap_err());
         for part in ["not taken over", "by 200 requests", "from 97.5 % to 5", "hosted share from 47.5 % to 0.0 %", "2.0 points"] {
             assert!(refused.contains(part), "{part:?} in {refused}");

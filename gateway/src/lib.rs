@@ -4,6 +4,7 @@ mod admin;
 mod body;
 pub mod books;
 mod chat;
+mod clerk;
 pub mod cli;
 mod clients;
 pub mod dashboard;
@@ -107,7 +108,7 @@ impl Gateway {
         let router = Arc::new(Router::probing(&config, fleet, &probes::of)?);
         let books = Books::open(&config, router)?;
         let gateway = Self {
-            clients: Clients::new(&config, None, books.ledger.as_deref()),
+            clients: Clients::new(&config, None, books.views.ledger.as_deref()),
             names: Names::new(books.router.models()),
             places: Places::new(config.limits.in_flight),
             drain: Drain::default(),
@@ -118,7 +119,7 @@ impl Gateway {
             books: Arc::new(books),
             config,
         };
-        gateway.books.metrics.config_applied(&gateway.config_hash());
+        gateway.books.views.metrics.config_applied(&gateway.config_hash());
         Ok(gateway)
     }
 
@@ -128,7 +129,9 @@ impl Gateway {
     /// # Errors
     /// As `build`; this one then goes on unchanged.
     pub fn next(&self, mut config: Config, beside: Option<&Path>) -> anyhow::Result<Self> {
-        let told = forecast::guard(&self.config, &config, self.books.ledger.as_deref())?;
+        // What a guard replays is read from the ledger.
+        self.books.settle();
+        let told = forecast::guard(&self.config, &config, self.books.views.ledger.as_deref())?;
         let earlier = Earlier { config: &self.config, fleet: self.router.fleet(), workers: &self.workers };
         let (fleet, workers, missing) = fleet::start(&config, beside, Some(earlier))?;
         let router = Arc::new(self.router.next(&config, fleet, &probes::of)?);
@@ -136,7 +139,7 @@ impl Gateway {
         let books = self.books.next(&self.config, &config, router);
         self.places.resize(config.limits.in_flight);
         Ok(Self {
-            clients: Clients::new(&config, Some(&self.clients), books.ledger.as_deref()),
+            clients: Clients::new(&config, Some(&self.clients), books.views.ledger.as_deref()),
             names: Names::new(books.router.models()),
             places: self.places.clone(),
             drain: self.drain.clone(),

@@ -66,7 +66,7 @@ impl Live {
                 self.current.store(next.clone());
                 self.level.set(&next.config.tracing);
                 let hash = next.config_hash();
-                before.books.metrics.config_applied(&hash);
+                before.books.views.metrics.config_applied(&hash);
                 tracing::info!(config_hash = hash, "the config was read again and is in force");
                 for notice in next.config.notices.iter().chain(&next.missing) {
                     tracing::warn!("{notice}");
@@ -74,7 +74,7 @@ impl Live {
                 Ok(next)
             }
             Err(error) => {
-                before.books.metrics.config_rejected();
+                before.books.views.metrics.config_rejected();
                 tracing::error!("the config was rejected, the one in force stays: {error:#}");
                 Err(error)
             }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::books::Books;
 use crate::clients::{Caller, Charge};
@@ -210,7 +210,7 @@ impl Record {
 
     /// Goes on with the caller's trace, or begins one, where traces are sent; upstreams are then told the request's span.
     pub fn trace(&mut self, traceparent: &mut Option<Arc<str>>) {
-        if self.books.traces.is_some() {
+        if self.books.views.traces.is_some() {
             let context = TraceContext::begin(traceparent.as_deref());
             *traceparent = Some(context.traceparent());
             self.data.trace = Some(context);
@@ -256,23 +256,7 @@ impl Record {
             let nothing = data.attempts.is_empty().then_some(0);
             charge.settle(data.usage.map(|usage| usage.prompt_tokens + usage.completion_tokens).or(nothing), data.cost_usd);
         }
-        if self.books.traces.is_some() {
-            data.attempts.iter_mut().for_each(|attempt| attempt.provider = self.books.metrics.provider(&attempt.model));
-        }
-        if self.books.watched {
-            self.books.metrics.observe(data);
-        }
-        data.log();
-        let written = Arc::new(data.written());
-        if let Some(ledger) = &self.books.ledger {
-            ledger.keep(written.clone());
-        }
-        if let Some(traces) = &self.books.traces {
-            traces.keep(written.clone());
-        }
-        if self.books.watched {
-            self.books.feed.push(written, self.trail.clone());
-        }
+        self.books.take(|| data.written(), &self.trail);
         if outcome != Outcome::Rejected {
             self.books.router.learn(&self.trail, outcome.into());
         }
@@ -281,6 +265,8 @@ impl Record {
 
 /// The target of a request's one log line.
 pub const REQUEST_LINE: &str = "spectra_gateway::record";
+/// The field that makes the time of the line: when the request ended, in microseconds since 1970.
+pub(crate) const ENDED_US: &str = "ended_us";
 /// The verdict of an attempt that nobody waited for.
 const UNJUDGED: &str = "cancelled";
 /// What nginx logs for a client that closed the connection first.
@@ -319,10 +305,12 @@ impl RecordData {
         Self { decision, attempts, trace, kept, ..self.clone() }
     }
 
-    /// The one log line of a request: names and numbers, no text of the caller's.
+    /// The one log line of a request: names and numbers, no text of the caller's. It is written somewhat later than the
+    /// request ended; `request_line` takes the time of the line from it.
     pub(crate) fn log(&self) {
         tracing::info!(
             target: REQUEST_LINE,
+            ended_us = since_1970(self.arrived + self.timings.total),
             request_id = &*self.request_id,
             key = self.key.as_deref(),
             entrance = self.entrance.as_str(),
@@ -341,6 +329,11 @@ impl RecordData {
             "request"
         );
     }
+}
+
+/// Microseconds.
+fn since_1970(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
 }
 
 /// The strongest reason's name: a feature for a request whose score decided, otherwise why the route was taken.

@@ -1,8 +1,8 @@
 //! The one log line of a request, written straight: fmt's own formatter, field by field through `Debug`, took several
-//! microseconds for it, a tenth of all that a request costs. Every other event is fmt's business, and a terminal's colours are.
+//! microseconds for it. Its time is when the request ended, not when the line is written. Other events are fmt's business.
 
 use std::fmt::{self, Debug, Write};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tracing::field::{Field, Visit};
@@ -12,7 +12,7 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::json;
-use crate::record::REQUEST_LINE;
+use crate::record::{ENDED_US, REQUEST_LINE};
 
 /// Writes a request's line as `rest` would, and leaves other events to it.
 #[derive(Debug)]
@@ -46,41 +46,59 @@ where
     F: FormatEvent<S, N>,
 {
     fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        if event.metadata().target() != REQUEST_LINE || writer.has_ansi_escapes() {
+        if event.metadata().target() != REQUEST_LINE {
             return self.rest.format_event(context, writer, event);
         }
-        let mut line = Line { out: String::with_capacity(512), json: self.json };
-        line.out.push_str(if self.json { "{\"timestamp\":\"" } else { "" });
-        self.time(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(), &mut line.out);
-        let level = event.metadata().level();
-        if self.json {
-            let _ = write!(line.out, "\",\"level\":\"{level}\"");
-        } else {
-            let _ = write!(line.out, " {level:>5} {REQUEST_LINE}:");
-        }
+        let form = match (self.json, writer.has_ansi_escapes()) {
+            (true, _) => Form::Json,
+            (false, true) => Form::Painted,
+            (false, false) => Form::Plain,
+        };
+        let mut line = Line { head: String::with_capacity(128), out: String::with_capacity(512), form, lines: self };
         event.record(&mut line);
-        if self.json {
-            let _ = write!(line.out, ",\"target\":\"{REQUEST_LINE}\"}}");
-        }
-        line.out.push('\n');
-        writer.write_str(&line.out)
+        line.out.push_str(if self.json { "}\n" } else { "\n" });
+        // One piece: each is a turn at the log's lock.
+        line.head.push_str(&line.out);
+        writer.write_str(&line.head)
     }
 }
 
-/// Takes the fields of one event.
-struct Line {
-    out: String,
-    json: bool,
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Json,
+    Plain,
+    /// For a terminal.
+    Painted,
 }
 
-impl Line {
+/// Takes the fields of one event; one of them makes its head.
+struct Line<'a, F> {
+    head: String,
+    out: String,
+    form: Form,
+    lines: &'a RequestLines<F>,
+}
+
+impl<F> Line<'_, F> {
+    /// What stands before the fields. A request's line is always of the level `INFO`.
+    fn head(&mut self, ended: Duration) {
+        let [before, between, after] = match self.form {
+            Form::Json => ["{\"timestamp\":\"", "\",\"level\":\"INFO\",\"target\":\"", "\""],
+            Form::Plain => ["", "  INFO ", ":"],
+            Form::Painted => ["\x1b[2m", "\x1b[0m \x1b[32m INFO\x1b[0m \x1b[2m", "\x1b[0m\x1b[2m:\x1b[0m"],
+        };
+        self.head.push_str(before);
+        self.lines.time(ended, &mut self.head);
+        self.head.extend([between, REQUEST_LINE, after]);
+    }
+
     fn key(&mut self, field: &Field) {
-        if self.json {
-            self.out.extend([",\"", field.name(), "\":"]);
-        } else if field.name() == "message" {
-            self.out.push(' ');
-        } else {
-            self.out.extend([" ", field.name(), "="]);
+        let name = field.name();
+        match self.form {
+            Form::Json => self.out.extend([",\"", name, "\":"]),
+            _ if name == "message" => self.out.push(' '),
+            Form::Plain => self.out.extend([" ", name, "="]),
+            Form::Painted => self.out.extend([" \x1b[3m", name, "\x1b[0m\x1b[2m=\x1b[0m"]),
         }
     }
 
@@ -90,10 +108,10 @@ impl Line {
     }
 }
 
-impl Visit for Line {
+impl<F> Visit for Line<'_, F> {
     fn record_str(&mut self, field: &Field, value: &str) {
         self.key(field);
-        if self.json || json::is_plain(value) {
+        if self.form == Form::Json || json::is_plain(value) {
             self.out.push('"');
             json::inner(&mut self.out, value);
             self.out.push('"');
@@ -108,7 +126,11 @@ impl Visit for Line {
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.number(field, value);
+        if field.name() == ENDED_US {
+            self.head(Duration::from_micros(value));
+        } else {
+            self.number(field, value);
+        }
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
@@ -118,7 +140,7 @@ impl Visit for Line {
     /// Only the message, which is no text of anybody's.
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         self.key(field);
-        let quote = if self.json { "\"" } else { "" };
+        let quote = if self.form == Form::Json { "\"" } else { "" };
         let _ = write!(self.out, "{quote}{value:?}{quote}");
     }
 }
@@ -139,6 +161,7 @@ fn date(seconds: u64) -> String {
 mod tests {
     use std::io;
     use std::sync::Arc;
+    use std::time::UNIX_EPOCH;
 
     use tracing_subscriber::fmt;
     use tracing_subscriber::fmt::MakeWriter;
@@ -169,36 +192,42 @@ mod tests {
         }
     }
 
-    /// What a record's line looks like, by ours and by fmt's own formatter, without the time.
-    fn both(json: bool) -> [String; 2] {
+    /// What a record's line looks like, by ours and by fmt's own formatter, which is told the time as a field.
+    fn both(form: Form) -> [String; 2] {
         let mut one = record(vec![attempt("big", 0, "first", "pass")]);
         one.asked_model = "odd \"name\"".into();
+        one.arrived = UNIX_EPOCH;
         let said = |layer: Box<dyn tracing_subscriber::Layer<tracing_subscriber::Registry> + Send + Sync>, kept: Kept| {
             tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || one.log());
-            let text = String::from_utf8(kept.0.lock().clone()).unwrap();
-            let (from, to) = if json { (14, 41) } else { (0, 27) };
-            let time = &text[from..to];
-            assert!(time.starts_with("20") && time.ends_with('Z') && time.as_bytes()[19] == b'.', "{time}");
-            text.replace(time, "")
+            String::from_utf8(kept.0.lock().clone()).unwrap()
         };
         let (ours, theirs) = (Kept::default(), Kept::default());
-        let layers: [Box<dyn tracing_subscriber::Layer<_> + Send + Sync>; 2] = if json {
+        let layers: [Box<dyn tracing_subscriber::Layer<_> + Send + Sync>; 2] = if form == Form::Json {
             let format = fmt::format().json().flatten_event(true);
             let layer = fmt::layer().event_format(RequestLines::new(format.clone(), true)).fmt_fields(fmt::format::JsonFields::new());
             [Box::new(layer.with_writer(ours.clone())), Box::new(fmt::layer().json().event_format(format).with_writer(theirs.clone()))]
         } else {
-            let layer = fmt::layer().with_ansi(false).event_format(RequestLines::new(fmt::format(), false));
-            [Box::new(layer.with_writer(ours.clone())), Box::new(fmt::layer().with_ansi(false).with_writer(theirs.clone()))]
+            let painted = form == Form::Painted;
+            let layer = fmt::layer().with_ansi(painted).event_format(RequestLines::new(fmt::format(), false));
+            [Box::new(layer.with_writer(ours.clone())), Box::new(fmt::layer().with_ansi(painted).with_writer(theirs.clone()))]
         };
         let [one, other] = layers;
         [said(one, ours), said(other, theirs)]
     }
 
+    /// The record's end.
+    const TIME: &str = "1970-01-01T00:00:00.120000Z";
+
     #[test]
     fn the_line_is_what_fmt_writes() {
-        let [ours, theirs] = both(false);
-        assert_eq!(ours, theirs);
-        let [ours, theirs] = both(true).map(|line| serde_json::from_str::<serde_json::Value>(&line).unwrap());
+        for (form, told) in [(Form::Plain, " ended_us=120000"), (Form::Painted, " \x1b[3mended_us\x1b[0m\x1b[2m=\x1b[0m120000")] {
+            let [ours, theirs] = both(form);
+            let now = theirs.find("20").unwrap();
+            assert_eq!(ours, theirs.replace(&theirs[now..now + TIME.len()], TIME).replace(told, ""));
+        }
+        let [ours, mut theirs] = both(Form::Json).map(|line| serde_json::from_str::<serde_json::Value>(&line).unwrap());
+        theirs.as_object_mut().unwrap().remove(ENDED_US);
+        theirs["timestamp"] = TIME.into();
         assert_eq!(ours, theirs);
     }
 

@@ -241,7 +241,8 @@ async fn asked_at_every_door(spectra: &Spectra) -> f64 {
 async fn b09_planted_secrets_are_in_no_log_metric_ledger_trace_page_or_other_upstream_and_come_back_to_no_client() {
     let log = Log::default();
     let everything = tracing_subscriber::fmt().with_ansi(false).with_max_level(tracing::Level::TRACE).with_writer(log.clone()).finish();
-    let _logging = tracing::subscriber::set_default(everything);
+    // Of the whole process: much is logged by threads behind.
+    tracing::subscriber::set_global_default(everything).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let ledger = folder.path().join("ledger.sqlite");
     let up = Upstream::start(Protocol::Http1, refuses).await.unwrap();

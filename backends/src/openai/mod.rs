@@ -1,9 +1,10 @@
 //! Any server that speaks the OpenAI API over HTTP.
 //!
 //! async-openai writes the request's head once, when the backend is built (`head.rs`); each request is that head, the
-//! caller's bytes with two fields spliced, and our own hyper transport (`transport.rs`, `pool.rs`); answers are read in `reply.rs`.
+//! caller's bytes with two fields spliced, and our own transport (`transport.rs`, `pool.rs`, `http1.rs`); answers are read in `reply.rs`.
 
 mod head;
+mod http1;
 mod pool;
 mod reply;
 mod transport;
@@ -11,15 +12,12 @@ mod transport;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request};
-use http_body_util::Full;
 use spectra_config as config;
 
 use crate::forward::{Endpoint, Forward, Forwarded, Forwarder};
 use crate::splice::{Edit, splice};
 use crate::{Ask, Backend, BackendError, BuildError, ChatRequest, Reply, Shared};
-use head::Head;
-use transport::Transport;
+use transport::{Named, Prepared, Transport};
 
 /// Both call forms of one server.
 #[derive(Clone, Debug)]
@@ -34,7 +32,7 @@ pub struct Hosted {
 /// Where the URL, a header or the key cannot be sent, or the machine has no usable root certificates for `https`.
 pub fn backend(name: &str, openai: &config::Openai, deadlines: &config::Deadlines) -> Result<Hosted, BuildError> {
     let transport = Transport::new(name, openai, deadlines)?;
-    let head = |path| head::write(name, openai, path).map(|head| transport.addressed(head));
+    let head = |path| head::write(name, openai, path).map(|head| transport.prepared(head));
     let server = Arc::new(Server {
         chat: head("/chat/completions")?,
         completions: head(Endpoint::Completions.path())?,
@@ -51,9 +49,9 @@ pub fn backend(name: &str, openai: &config::Openai, deadlines: &config::Deadline
 }
 
 struct Server {
-    chat: Head,
-    completions: Head,
-    embeddings: Head,
+    chat: Prepared,
+    completions: Prepared,
+    embeddings: Prepared,
     transport: Transport,
     /// What the server calls the model, as JSON.
     model: String,
@@ -66,9 +64,10 @@ impl Server {
         let stream = ask.request.view().stream;
         let choices = ask.request.view().n.max(1);
         let body = chat_body(&ask.request, &self.model)?;
-        let request = self.chat.request(body, &ask.request_id, ask.traceparent.as_deref());
-        drop(ask);
-        let response = reply::success(self.transport.send(request).await?, &self.secrets).await?;
+        let Ask { request, request_id, traceparent, .. } = ask;
+        drop(request);
+        let named = Named { request_id: &request_id, traceparent: traceparent.as_deref() };
+        let response = reply::success(self.transport.send(&self.chat, &named, body).await?, &self.secrets).await?;
         let headers = reply::headers_for_client(response.headers());
         let chunks = if stream && !reply::is_json(&response) {
             reply::stream(response, choices, &self.secrets)?
@@ -84,30 +83,9 @@ impl Server {
             Endpoint::Embeddings => &self.embeddings,
         };
         let body = splice(&forward.body, &[Edit::Set("model", self.model.clone())]).map_err(|error| not_sent(&error))?;
-        let request = head.request(body, &forward.request_id, forward.traceparent.as_deref());
-        let response = reply::success(self.transport.send(request).await?, &self.secrets).await?;
+        let named = Named { request_id: &forward.request_id, traceparent: forward.traceparent.as_deref() };
+        let response = reply::success(self.transport.send(head, &named, body).await?, &self.secrets).await?;
         Ok(reply::forwarded(response))
-    }
-}
-
-impl Head {
-    fn request(&self, body: Bytes, request_id: &str, traceparent: Option<&str>) -> Request<Full<Bytes>> {
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = http::Method::POST;
-        *request.uri_mut() = self.uri.clone();
-        let headers = request.headers_mut();
-        *headers = self.headers.clone();
-        put(headers, HeaderName::from_static("x-request-id"), request_id);
-        if let Some(traceparent) = traceparent {
-            put(headers, HeaderName::from_static("traceparent"), traceparent);
-        }
-        request
-    }
-}
-
-fn put(headers: &mut HeaderMap, name: HeaderName, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
-        headers.insert(name, value);
     }
 }
 
@@ -145,7 +123,7 @@ fn secrets(openai: &config::Openai) -> Vec<String> {
 
 impl std::fmt::Debug for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Server").field("uri", &self.chat.uri).field("model", &self.model).finish_non_exhaustive()
+        f.debug_struct("Server").field("uri", &self.chat.head.uri).field("model", &self.model).finish_non_exhaustive()
     }
 }
 

@@ -7,10 +7,10 @@ use async_stream::try_stream;
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, Response};
+use http_body::Body as _;
 use http_body_util::{BodyExt, Limited};
-use hyper::body::{Body as _, Incoming};
 
-use super::transport::causes;
+use super::transport::{Body, causes};
 use crate::chunk::Shape;
 use crate::forward::Forwarded;
 use crate::sse::{Decoder, Event};
@@ -28,7 +28,7 @@ const AFTER_DONE: Duration = Duration::from_millis(20);
 const AFTER_FINISH: Duration = Duration::from_secs(1);
 
 /// Passes a 2xx response; anything else is an error with its status, filtered headers and body.
-pub async fn success(response: Response<Incoming>, secrets: &[String]) -> Result<Response<Incoming>, BackendError> {
+pub async fn success(response: Response<Body>, secrets: &[String]) -> Result<Response<Body>, BackendError> {
     let status = response.status();
     if status.is_success() {
         return match response.headers().get(CONTENT_ENCODING) {
@@ -64,13 +64,13 @@ pub fn headers_for_client(headers: &HeaderMap) -> HeaderMap {
     kept
 }
 
-pub fn is_json(response: &Response<Incoming>) -> bool {
+pub fn is_json(response: &Response<Body>) -> bool {
     let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     kind.trim_start().to_ascii_lowercase().starts_with("application/json")
 }
 
 /// One chunk with the body, byte for byte.
-pub fn whole(response: Response<Incoming>, secrets: &[String]) -> Result<ChunkStream, BackendError> {
+pub fn whole(response: Response<Body>, secrets: &[String]) -> Result<ChunkStream, BackendError> {
     let secrets = secrets.to_vec();
     Ok(Box::pin(try_stream! {
         let body = Limited::new(response.into_body(), ANSWER_BYTES).collect().await.map_err(|error| broken(&*error))?.to_bytes();
@@ -92,7 +92,7 @@ fn whole_chunk(body: Bytes, secrets: &[String]) -> Result<Chunk, BackendError> {
 }
 
 /// The events of a stream. It ends well only after every choice has finished.
-pub fn stream(response: Response<Incoming>, choices: u32, secrets: &[String]) -> Result<ChunkStream, BackendError> {
+pub fn stream(response: Response<Body>, choices: u32, secrets: &[String]) -> Result<ChunkStream, BackendError> {
     let mut body = response.into_body();
     let secrets = secrets.to_vec();
     Ok(Box::pin(try_stream! {
@@ -140,7 +140,7 @@ impl Progress {
 
     /// The next bytes of the body. Once every choice has finished only the usage and `[DONE]` are missing: a server
     /// that is slow with them, or breaks, has answered all the same.
-    async fn read(&self, body: &mut Incoming) -> Result<Option<Bytes>, BackendError> {
+    async fn read(&self, body: &mut Body) -> Result<Option<Bytes>, BackendError> {
         loop {
             let frame = if self.complete() {
                 match tokio::time::timeout(AFTER_FINISH, body.frame()).await {
@@ -149,7 +149,7 @@ impl Progress {
                 }
             } else {
                 match body.frame().await {
-                    Some(frame) => frame.map_err(|error| broken(&error))?,
+                    Some(frame) => frame.map_err(|error| broken(&*error))?,
                     None => return Ok(None),
                 }
             };
@@ -201,7 +201,7 @@ fn bare_error(data: &Bytes) -> BackendError {
 }
 
 /// The answer's bytes for the second call form.
-pub fn forwarded(response: Response<Incoming>) -> Forwarded {
+pub fn forwarded(response: Response<Body>) -> Forwarded {
     let status = response.status().as_u16();
     let mut headers = headers_for_client(response.headers());
     if let Some(kind) = response.headers().get(CONTENT_TYPE) {
@@ -210,7 +210,7 @@ pub fn forwarded(response: Response<Incoming>) -> Forwarded {
     let mut body = response.into_body();
     let bytes = try_stream! {
         while let Some(frame) = body.frame().await {
-            if let Ok(bytes) = frame.map_err(|error| broken(&error))?.into_data() {
+            if let Ok(bytes) = frame.map_err(|error| broken(&*error))?.into_data() {
                 yield bytes;
             }
         }

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, Response, Uri};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderName, HeaderValue, Request, Response, Uri};
+use http_body::{Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -21,7 +22,7 @@ use tokio::time::Instant;
 use tower::{BoxError, Service};
 
 use super::head::Head;
-use super::pool::{self, Failed, Pool};
+use super::pool::{self, Failed, Pool, field};
 use crate::{BackendError, BuildError, Phase};
 
 /// An idle connection is closed after so long; most servers close theirs after 60 s or more.
@@ -33,7 +34,7 @@ pub enum Transport {
     /// HTTP/1.1 without TLS: servers on this machine and in this network, where a request's own cost is most of it.
     Plain(Pool),
     /// Where the handshake says which version of HTTP is spoken, or it is HTTP/2.
-    Negotiated(Client<Connector, Full<Bytes>>),
+    Negotiated(Box<Client<Connector, Full<Bytes>>>),
 }
 
 impl Transport {
@@ -42,20 +43,22 @@ impl Transport {
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_keepalive(Some(Duration::from_secs(30)));
-        let wire = if openai.base_url.get().starts_with("https:") {
-            let tls = tls(name)?;
-            Wire::Tls(Box::new(HttpsConnectorBuilder::new().with_tls_config(tls).https_only().enable_all_versions().wrap_connector(tcp)))
-        } else {
-            Wire::Plain(tcp)
-        };
-        let plain = matches!(wire, Wire::Plain(_)) && !openai.http2_prior_knowledge;
-        let connector = Connector { wire, limit: Duration::from_millis(deadlines.connect_ms) };
-        if plain {
+        let limit = Duration::from_millis(deadlines.connect_ms);
+        let secure = openai.base_url.get().starts_with("https:");
+        if !secure && !openai.http2_prior_knowledge {
             let server = openai.base_url.get().parse::<Uri>();
             let wrong =
                 |error| BuildError::Backend { name: name.to_owned(), what: format!("base_url {:?}: {error}", openai.base_url.get()) };
-            return Ok(Self::Plain(Pool::new(connector, server.map_err(wrong)?, POOL_IDLE)));
+            return Ok(Self::Plain(Pool::new(tcp, limit, server.map_err(wrong)?, POOL_IDLE)));
         }
+        let wire = if secure {
+            Wire::Tls(Box::new(
+                HttpsConnectorBuilder::new().with_tls_config(tls(name)?).https_only().enable_all_versions().wrap_connector(tcp),
+            ))
+        } else {
+            Wire::Plain(tcp)
+        };
+        let connector = Connector { wire, limit };
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .timer(TokioTimer::new())
@@ -69,19 +72,19 @@ impl Transport {
             .http2_initial_stream_window_size(256 << 10)
             .http2_keep_alive_interval(Duration::from_secs(20))
             .build(connector);
-        Ok(Self::Negotiated(client))
+        Ok(Self::Negotiated(Box::new(client)))
     }
 
     /// The head as this transport sends it.
-    pub fn addressed(&self, head: Head) -> Head {
+    pub fn prepared(&self, head: Head) -> Prepared {
         match self {
-            Self::Plain(_) => pool::addressed(head),
-            Self::Negotiated(_) => head,
+            Self::Plain(_) => Prepared { opening: pool::opening(&head), head },
+            Self::Negotiated(_) => Prepared { opening: Bytes::new(), head },
         }
     }
 
     /// Sends a request and waits for the head of the response.
-    pub async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, BackendError> {
+    pub async fn send(&self, head: &Prepared, named: &Named<'_>, body: Bytes) -> Result<Response<Body>, BackendError> {
         let started = Instant::now();
         let unreached = |error: &(dyn std::error::Error + 'static)| {
             let cause = causes(error);
@@ -92,14 +95,96 @@ impl Transport {
             }
         };
         match self {
-            Self::Plain(pool) => pool.send(request).await.map_err(|failed| match failed {
-                Failed::Connect(error) => unreached(&*error),
-                Failed::Send(error) => BackendError::Broken { what: causes(&error).text },
-            }),
-            Self::Negotiated(client) => client
-                .request(request)
-                .await
-                .map_err(|error| if error.is_connect() { unreached(&error) } else { BackendError::Broken { what: causes(&error).text } }),
+            Self::Plain(pool) => match pool.send(head.bytes(named), body).await {
+                Ok(response) => Ok(response.map(Body::Plain)),
+                Err(Failed::Connect(error)) => Err(unreached(&*error)),
+                Err(Failed::Exchange(fault)) => Err(BackendError::Broken { what: causes(&fault).text }),
+            },
+            Self::Negotiated(client) => match client.request(head.request(named, body)).await {
+                Ok(response) => Ok(response.map(Body::Negotiated)),
+                Err(error) if error.is_connect() => Err(unreached(&error)),
+                Err(error) => Err(BackendError::Broken { what: causes(&error).text }),
+            },
+        }
+    }
+}
+
+/// The head of all requests to one endpoint.
+#[derive(Debug)]
+pub struct Prepared {
+    pub head: Head,
+    /// The same as the bytes of HTTP/1.1, where those are sent.
+    opening: Bytes,
+}
+
+/// What names one request to the server.
+#[derive(Debug)]
+pub struct Named<'a> {
+    pub request_id: &'a str,
+    pub traceparent: Option<&'a str>,
+}
+
+impl Named<'_> {
+    fn fields(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        [("x-request-id", self.request_id)].into_iter().chain(self.traceparent.map(|parent| ("traceparent", parent)))
+    }
+}
+
+impl Prepared {
+    fn bytes(&self, named: &Named<'_>) -> BytesMut {
+        let mut bytes = BytesMut::with_capacity(self.opening.len() + ROOM);
+        bytes.extend_from_slice(&self.opening);
+        named.fields().for_each(|(name, value)| field(&mut bytes, name, value.as_bytes()));
+        bytes
+    }
+
+    fn request(&self, named: &Named<'_>, body: Bytes) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = http::Method::POST;
+        *request.uri_mut() = self.head.uri.clone();
+        let headers = request.headers_mut();
+        *headers = self.head.headers.clone();
+        for (name, value) in named.fields() {
+            if let Ok(value) = HeaderValue::from_str(value) {
+                headers.insert(HeaderName::from_static(name), value);
+            }
+        }
+        request
+    }
+}
+
+/// For the fields of one request, and a body as most are.
+const ROOM: usize = 2 << 10;
+
+/// The body of a response. Dropped before its end it closes the exchange.
+#[derive(Debug)]
+pub enum Body {
+    Plain(pool::Body),
+    Negotiated(Incoming),
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.get_mut() {
+            Self::Plain(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Negotiated(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Plain(body) => body.is_end_stream(),
+            Self::Negotiated(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Plain(body) => body.size_hint(),
+            Self::Negotiated(body) => body.size_hint(),
         }
     }
 }
@@ -149,7 +234,7 @@ pub fn causes(error: &(dyn std::error::Error + 'static)) -> Causes {
 
 #[derive(Debug, thiserror::Error)]
 #[error("connect deadline passed")]
-struct ConnectTimeout;
+pub struct ConnectTimeout;
 
 #[derive(Clone, Debug)]
 enum Wire {
