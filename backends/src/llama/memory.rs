@@ -2,7 +2,7 @@
 //! and as many layers on the GPU as fit it.
 
 use super::file::{Header, LoadError};
-use super::{KvType, Settings};
+use super::{GpuSplit, KvType, Settings};
 
 /// Where the model was trained for more and nobody says how much is wanted.
 const USUAL_CONTEXT: u32 = 4096;
@@ -32,6 +32,8 @@ impl Plan {
     pub fn of(settings: &Settings, header: &Header, gpus: &[u64]) -> Result<Self, LoadError> {
         let context_tokens = context_tokens(settings, header);
         let free = available_bytes();
+        // llama.cpp takes the first one then.
+        let gpus = if settings.gpu_split == GpuSplit::None { &gpus[..gpus.len().min(1)] } else { gpus };
         let plan = |slots| plan(&Need::of(settings, header, context_tokens, slots), settings.gpu_layers, gpus, free);
         let refused = |why| {
             let name = settings.model.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
@@ -211,6 +213,17 @@ mod tests {
                 (Err(why), Err(words)) => assert!(why.contains(words), "{why}"),
                 _ => panic!("{gpus:?} {asked:?}: {got:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn an_undivided_model_has_one_gpu() {
+        let small = Header { bytes: 600 << 20, context: 512, layers: 5, kv_numbers: 5 * 256, pooling: None };
+        for (gpu_split, gpus, layers) in
+            [(GpuSplit::Layer, &[GIB, GIB][..], 6), (GpuSplit::None, &[GIB, GIB], 5), (GpuSplit::None, &[GIB], 5), (GpuSplit::None, &[], 0)]
+        {
+            let settings = Settings { gpu_split, ..Settings::new("m.gguf".into()) };
+            assert_eq!(Plan::of(&settings, &small, gpus).unwrap().gpu_layers, layers, "{gpu_split:?} {gpus:?}");
         }
     }
 

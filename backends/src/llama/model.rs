@@ -7,7 +7,7 @@ use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::{LlamaModelParams, LlamaSplitMode};
 use llama_cpp_2::token::LlamaToken;
-use llama_cpp_2::{LlamaBackendDeviceType, list_llama_ggml_backend_devices};
+use llama_cpp_2::{LlamaBackendDevice, LlamaBackendDeviceType, list_llama_ggml_backend_devices};
 
 use super::file::{Header, LoadError};
 use super::memory::Plan;
@@ -215,20 +215,51 @@ impl Model {
     }
 }
 
-/// The GPUs that this build can use, and their memory now.
+/// The GPUs that this build uses, and their memory now.
 #[must_use]
 pub fn gpus() -> Vec<Gpu> {
     if !backend().is_ok_and(LlamaBackend::supports_gpu_offload) {
         return Vec::new();
     }
-    let is_gpu = |kind| matches!(kind, LlamaBackendDeviceType::Gpu | LlamaBackendDeviceType::IntegratedGpu);
-    let devices = list_llama_ggml_backend_devices().into_iter().filter(|device| is_gpu(device.device_type));
-    devices
+    used(list_llama_ggml_backend_devices())
+}
+
+/// As llama.cpp chooses: GPUs of their own, and only where there are none those in the processor.
+fn used(devices: Vec<LlamaBackendDevice>) -> Vec<Gpu> {
+    let of = |kind| devices.iter().filter(move |device| device.device_type == kind);
+    let own = of(LlamaBackendDeviceType::Gpu).next().is_some();
+    of(if own { LlamaBackendDeviceType::Gpu } else { LlamaBackendDeviceType::IntegratedGpu })
         .map(|device| Gpu {
-            name: device.name,
-            model: device.description,
+            name: device.name.clone(),
+            model: device.description.clone(),
             free_bytes: device.memory_free as u64,
             total_bytes: device.memory_total as u64,
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gpu_in_the_processor_counts_only_alone() {
+        let device = |name: &str, device_type| LlamaBackendDevice {
+            index: 0,
+            name: name.to_owned(),
+            description: String::new(),
+            backend: String::new(),
+            memory_total: 2,
+            memory_free: 1,
+            device_type,
+        };
+        let (cpu, own) = (device("CPU", LlamaBackendDeviceType::Cpu), device("Vulkan1", LlamaBackendDeviceType::Gpu));
+        let inside = device("Vulkan0", LlamaBackendDeviceType::IntegratedGpu);
+        let names = |devices: &[&LlamaBackendDevice]| {
+            used(devices.iter().copied().cloned().collect()).into_iter().map(|gpu| gpu.name).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&[&inside, &own, &cpu]), ["Vulkan1"]);
+        assert_eq!(names(&[&inside, &cpu]), ["Vulkan0"]);
+        assert!(names(&[&cpu]).is_empty());
+    }
 }
