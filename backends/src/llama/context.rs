@@ -10,6 +10,7 @@ use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_sys_2::{LLAMA_FLASH_ATTN_TYPE_AUTO, LLAMA_FLASH_ATTN_TYPE_DISABLED, LLAMA_FLASH_ATTN_TYPE_ENABLED};
 
+use super::abort::{Abort, Wanted};
 use super::file::LoadError;
 use super::model::{Model, Token, backend};
 use super::{KvType, Pooling, Settings};
@@ -20,6 +21,8 @@ pub(crate) const MOST_SEQUENCES: u32 = 256;
 /// A context and its batch. Born and dropped in the decode thread.
 pub(crate) struct Context<'model> {
     inner: LlamaContext<'model>,
+    /// Behind `inner`, which asks it as long as it is there.
+    abort: Abort,
     batch: LlamaBatch<'static>,
     capacity: usize,
     cells: u32,
@@ -62,8 +65,13 @@ pub(crate) enum Guarded {
 pub(crate) enum DecodeFailed {
     /// The cache has no room for the batch; it was not decoded.
     NoRoom,
+    /// Nobody wanted it any more. Of its tokens the first may be in the cache: they are to be forgotten.
+    Unwanted,
     Broken(String),
 }
+
+/// What llama.cpp returns when its callback said no.
+const ABORTED: i32 = 2;
 
 impl<'model> Context<'model> {
     pub(crate) fn new(model: &'model Model, settings: &Settings, shape: Shape) -> Result<Self, LoadError> {
@@ -90,9 +98,10 @@ impl<'model> Context<'model> {
             .with_swa_full(true)
             .with_embeddings(settings.embeddings)
             .with_pooling_type(pooling(settings, model));
+        let abort = Abort::default();
         let inner = model
             .weights()
-            .new_context(backend()?, params)
+            .new_context(backend()?, abort.known_to(params))
             .map_err(|error| LoadError::Engine(format!("no context of {} tokens for {}: {error}", shape.cells, model.name())))?;
         let capacity = shape.batch.min(inner.n_batch()) as usize;
         Ok(Self {
@@ -103,6 +112,7 @@ impl<'model> Context<'model> {
             vocabulary: model.weights().n_vocab(),
             has_logits: Vec::with_capacity(capacity),
             decoded: false,
+            abort,
             inner,
         })
     }
@@ -145,17 +155,18 @@ impl<'model> Context<'model> {
         Ok(at)
     }
 
-    /// Decodes what was added. An empty batch is done at once.
-    pub(crate) fn decode(&mut self) -> Result<(), DecodeFailed> {
+    /// Decodes what was added, as long as it is wanted. An empty batch is done at once.
+    pub(crate) fn decode(&mut self, wanted: &Wanted<'_>) -> Result<(), DecodeFailed> {
         if self.has_logits.is_empty() {
             return Ok(());
         }
-        match self.inner.decode(&mut self.batch) {
+        match self.abort.during(wanted, || self.inner.decode(&mut self.batch)) {
             Ok(()) => {
                 self.decoded = true;
                 Ok(())
             }
             Err(DecodeError::NoKvCacheSlot) => Err(DecodeFailed::NoRoom),
+            Err(DecodeError::Unknown(ABORTED)) => Err(DecodeFailed::Unwanted),
             Err(error) => Err(DecodeFailed::Broken(error.to_string())),
         }
     }
@@ -242,6 +253,8 @@ impl std::fmt::Debug for Context<'_> {
 /// Each call that ends the process when llama.cpp gets it, and what is said instead (`docs/engine.md` has the list).
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
     use crate::llama::support;
 
@@ -253,7 +266,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let settings = Settings { threads: Some(1), ..Settings::new(support::tiny_model(folder.path())) };
         let model = Model::load(&settings).unwrap();
-        let shape = Shape { cells: CELLS, sequences: 2, batch: BATCH, step: BATCH, threads: 1 };
+        let shape = Shape { cells: CELLS, sequences: 2, batch: BATCH, step: BATCH / 2, threads: 1 };
         let context = Context::new(&model, &settings, shape).unwrap();
         check(&model, context);
     }
@@ -279,7 +292,7 @@ mod tests {
                 assert_eq!(context.share(sequence, 0, 1), Err(Guarded::Sequence(sequence)));
                 assert_eq!(context.embedding(sequence), Err(Guarded::Sequence(sequence)));
             }
-            assert_eq!(context.decode(), Ok(()), "an empty batch is done at once");
+            assert_eq!(context.decode(&|| true), Ok(()), "an empty batch is done at once");
         });
     }
 
@@ -290,7 +303,7 @@ mod tests {
                 assert_eq!(context.add(5, position, 0, false), Ok(position));
             }
             assert_eq!(context.add(5, BATCH.cast_signed(), 0, false), Err(Guarded::BatchFull));
-            assert_eq!(context.decode(), Ok(()));
+            assert_eq!(context.decode(&|| true), Ok(()));
         });
     }
 
@@ -301,7 +314,7 @@ mod tests {
             context.add(5, 0, 0, false).unwrap();
             context.add(6, 1, 0, true).unwrap();
             assert_eq!(context.logits(1), Err(Guarded::NoLogits(1)), "before the decode");
-            context.decode().unwrap();
+            context.decode(&|| true).unwrap();
             for at in [-1, 0, 2, i32::MAX] {
                 assert_eq!(context.logits(at), Err(Guarded::NoLogits(at)));
             }
@@ -309,6 +322,38 @@ mod tests {
             assert_eq!(context.embedding(0), Err(Guarded::NoLogits(0)), "a context for answers has no embeddings");
             context.clear_batch();
             assert_eq!(context.logits(1), Err(Guarded::NoLogits(1)), "of a batch that is gone");
+        });
+    }
+
+    /// A no may come behind any operation: within the batch's first half, or when that is in the cache already.
+    #[test]
+    fn a_decode_that_nobody_wants_is_stopped_and_can_be_taken_back() {
+        with(|_, mut context| {
+            let add = |context: &mut Context<'_>, from: i32, to: i32| {
+                context.clear_batch();
+                for position in from..to {
+                    context.add(20 + position, position, 0, position + 1 == to).unwrap();
+                }
+            };
+            add(&mut context, 0, 8);
+            context.decode(&|| true).unwrap();
+            let asked = AtomicUsize::new(0);
+            let patient = |patience: usize| move |asked: &AtomicUsize| asked.fetch_add(1, Ordering::Relaxed) < patience;
+            add(&mut context, 8, 40);
+            context.decode(&|| patient(usize::MAX)(&asked)).unwrap();
+            let whole = context.logits(31).unwrap().to_vec();
+            let questions = asked.into_inner();
+            assert!(questions > 40, "{questions}");
+            for patience in [0, 1, questions / 3, questions / 2, questions * 2 / 3, questions - 1] {
+                context.forget(0, 8).unwrap();
+                add(&mut context, 8, 40);
+                let asked = AtomicUsize::new(0);
+                assert_eq!(context.decode(&|| patient(patience)(&asked)), Err(DecodeFailed::Unwanted), "{patience}");
+                assert_eq!((context.logits(31), asked.into_inner()), (Err(Guarded::NoLogits(31)), patience + 1));
+                context.forget(0, 8).unwrap();
+                context.decode(&|| true).unwrap();
+                assert_eq!(context.logits(31).unwrap(), whole, "{patience}");
+            }
         });
     }
 
@@ -321,7 +366,7 @@ mod tests {
                     for position in from..from + BATCH.cast_signed() {
                         context.add(5, position, sequence, false).unwrap();
                     }
-                    context.decode()?;
+                    context.decode(&|| true)?;
                 }
                 Ok(())
             };

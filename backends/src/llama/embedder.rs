@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
+use super::abort::Wanted;
 use super::context::{Context, DecodeFailed};
 use super::model::Token;
 use super::stats::{Stats, add, set};
@@ -55,8 +56,9 @@ impl<'context> Embedder<'context> {
             if passage.answer.is_closed() {
                 return None;
             }
-            match self.step(&passage.texts[vectors.len()..]) {
-                Ok(more) => vectors.extend(more),
+            match self.step(&passage.texts[vectors.len()..], &|| !passage.answer.is_closed()) {
+                Ok(Some(more)) => vectors.extend(more),
+                Ok(None) => return None,
                 Err(why) => {
                     tracing::error!(%why, "embedding failed");
                     return Some(Err(why));
@@ -66,8 +68,8 @@ impl<'context> Embedder<'context> {
         Some(Ok(vectors))
     }
 
-    /// The vectors of the first texts, as many as one batch takes; at least one.
-    fn step(&mut self, texts: &[Vec<Token>]) -> Result<Vec<Vec<f32>>, String> {
+    /// The vectors of the first texts, as many as one batch takes; at least one. `None`: they were not wanted any more.
+    fn step(&mut self, texts: &[Vec<Token>], wanted: &Wanted<'_>) -> Result<Option<Vec<Vec<f32>>>, String> {
         self.context.clear_batch();
         self.context.forget_all();
         let (mut tokens, mut count) = (0, 0);
@@ -83,15 +85,20 @@ impl<'context> Embedder<'context> {
         }
         let began = Instant::now();
         self.stats.step_begins();
-        let decoded = self.context.decode();
+        let decoded = self.context.decode(wanted);
         self.stats.step_ends();
-        decoded.map_err(|failed| match failed {
-            DecodeFailed::NoRoom => "the key-value cache is full".to_owned(),
-            DecodeFailed::Broken(why) => why,
-        })?;
+        match decoded {
+            Ok(()) => {}
+            Err(DecodeFailed::Unwanted) => return Ok(None),
+            Err(DecodeFailed::NoRoom) => return Err("the key-value cache is full".to_owned()),
+            Err(DecodeFailed::Broken(why)) => return Err(why),
+        }
         add(&self.stats.prompt_tokens, tokens);
         add(&self.stats.prefill_micros, usize::try_from(began.elapsed().as_micros()).unwrap_or(usize::MAX));
-        (0..count).map(|sequence| self.context.embedding(sequence).map(unit).map_err(|error| error.to_string())).collect()
+        (0..count)
+            .map(|sequence| self.context.embedding(sequence).map(unit).map_err(|error| error.to_string()))
+            .collect::<Result<_, _>>()
+            .map(Some)
     }
 }
 

@@ -8,6 +8,9 @@ use tracing::Level;
 
 /// A line without an end is let go at so many bytes.
 const LONGEST_LINE: usize = 4096;
+/// What it calls errors and warnings where a decode was stopped because nobody wanted it any more (its status 1): nothing is wrong.
+const STOPPED: [&str; 3] =
+    ["graph_compute_async failed with error 1", "failed to compute graph, compute status: 1", "removing memory module entries"];
 
 static LINES: Mutex<Lines> = Mutex::new(Lines { level: Level::DEBUG, open: String::new() });
 
@@ -67,7 +70,8 @@ impl Lines {
         let line = std::mem::take(&mut self.open);
         let line = line.trim_end();
         if !line.is_empty() {
-            whole.push((self.level, line.to_owned()));
+            let stopped = STOPPED.iter().any(|part| line.contains(part));
+            whole.push((if stopped { Level::DEBUG } else { self.level }, line.to_owned()));
         }
     }
 }
@@ -98,6 +102,8 @@ mod tests {
             &[(cont, "first of all\n"), (GGML_LOG_LEVEL_DEBUG, "x\n"), (GGML_LOG_LEVEL_NONE, "y\n"), (77, "z\n")],
             &[(Level::DEBUG, "first of all"), (Level::TRACE, "x"), (Level::TRACE, "y"), (Level::TRACE, "z")],
         );
+        let (stopped, failed) = ("failed to compute graph, compute status: 1", "failed to compute graph, compute status: -1");
+        check(&[(error, &format!("{stopped}\n")), (error, &format!("{failed}\n"))], &[(Level::DEBUG, stopped), (Level::ERROR, failed)]);
         check(&[(info, &"x".repeat(LONGEST_LINE))], &[(Level::DEBUG, &"x".repeat(LONGEST_LINE))]);
     }
 }

@@ -12,6 +12,8 @@ mod snapshot;
 mod supervisor;
 
 #[cfg(feature = "llama")]
+mod abort;
+#[cfg(feature = "llama")]
 mod constraint;
 #[cfg(feature = "llama")]
 mod context;

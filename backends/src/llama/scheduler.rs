@@ -200,17 +200,31 @@ impl<'model> Scheduler<'model> {
         self.reuse.make_room(&mut self.context, self.running.iter().map(|sequence| sequence.done + sequence.in_batch).sum());
         let began = Instant::now();
         self.stats.step_begins();
-        let mut result = self.context.decode();
-        if result == Err(DecodeFailed::NoRoom) && self.reuse.forget_all(&mut self.context) {
-            result = self.context.decode();
-        }
-        match result {
+        let decoded = self.decode();
+        let stopped = decoded == Err(DecodeFailed::Unwanted);
+        match decoded {
             Ok(()) => self.pick(),
-            Err(error) => self.fail(&error),
+            Err(DecodeFailed::Unwanted) => self.take_back(),
+            Err(DecodeFailed::NoRoom) => self.fail("the key-value cache is full"),
+            Err(DecodeFailed::Broken(why)) => self.fail(&why),
         }
         self.stats.step_ends();
-        self.account(began.elapsed(), prompt_tokens);
+        if !stopped {
+            self.account(began.elapsed(), prompt_tokens);
+        }
         true
+    }
+
+    /// Decodes the batch, as long as anybody reads an answer in it.
+    fn decode(&mut self) -> Result<(), DecodeFailed> {
+        let readers: Vec<_> =
+            self.running.iter().filter(|sequence| sequence.in_batch > 0).map(|sequence| sequence.outbox.reader()).collect();
+        let wanted = || readers.iter().flatten().any(|reader| !reader.is_closed());
+        let result = self.context.decode(&wanted);
+        if result == Err(DecodeFailed::NoRoom) && self.reuse.forget_all(&mut self.context) {
+            return self.context.decode(&wanted);
+        }
+        result
     }
 
     /// Fills the batch: every streaming answer's next tokens (more than one where they were forced), then prompts, the budget
@@ -266,17 +280,21 @@ impl<'model> Scheduler<'model> {
         add(&self.stats.generated_tokens, sampled);
     }
 
+    /// All readers left while the batch was decoded. What they had before it is still good for the next one with that prompt.
+    fn take_back(&mut self) {
+        for sequence in self.running.iter_mut().filter(|sequence| sequence.in_batch > 0) {
+            let kept = u32::try_from(sequence.done).is_ok_and(|done| self.context.forget(sequence.id, done).is_ok());
+            sequence.done = if kept { sequence.done } else { 0 };
+        }
+    }
+
     /// A batch that cannot be decoded ends every answer in it; their memory is in doubt and is forgotten.
-    fn fail(&mut self, error: &DecodeFailed) {
-        let why = match error {
-            DecodeFailed::NoRoom => "the key-value cache is full".to_owned(),
-            DecodeFailed::Broken(why) => why.clone(),
-        };
+    fn fail(&mut self, why: &str) {
         tracing::error!(%why, "decode failed");
         for sequence in self.running.iter_mut().filter(|sequence| sequence.in_batch > 0) {
             add(&self.stats.failed, 1);
             sequence.done = 0;
-            sequence.fail(&why);
+            sequence.fail(why);
         }
     }
 
@@ -320,3 +338,6 @@ impl std::fmt::Debug for Scheduler<'_> {
         f.debug_struct("Scheduler").field("running", &self.running.len()).field("waiting", &self.waiting.len()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

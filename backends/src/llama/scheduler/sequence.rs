@@ -48,6 +48,11 @@ impl Outbox {
         self.events.is_empty()
     }
 
+    /// Who takes the events; closed when they have left.
+    pub(crate) fn reader(&self) -> Option<&mpsc::Sender<Event>> {
+        self.to.as_ref()
+    }
+
     /// Sends what the reader takes. True while something is left and somebody reads.
     pub(crate) fn flush(&mut self) -> bool {
         self.flush_open() && !self.events.is_empty()
