@@ -20,9 +20,7 @@ const STREAMING_STEP: Duration = Duration::from_millis(80);
 const READING_STEP: Duration = Duration::from_secs(5);
 /// Fewer prompt tokens in a step than this waste the weights' trip through memory.
 const LEAST_SHARE: usize = 32;
-/// With so many prompt tokens to read, idle ones are parked before: reading is slowed down by them for longer than that takes.
-const LONG_READ: usize = 256;
-/// Pause without work before idle tokens are parked; the next turn of a conversation is rarely faster.
+/// Pause without work before what is idle is parked; the next turn of a conversation is rarely faster.
 const IDLE_PAUSE: Duration = Duration::from_millis(50);
 /// Time over which the rate of tokens is told.
 const RATE_OVER: Duration = Duration::from_secs(1);
@@ -81,7 +79,7 @@ impl<'model> Scheduler<'model> {
             let busy = self.step();
             self.part();
             // Not before the first text of an answer, and one at a time between steps.
-            if busy && self.reuse.is_overcrowded() && self.running.iter().all(Sequence::is_streaming) {
+            if busy && self.reuse.is_crowded() && self.running.iter().all(Sequence::is_streaming) {
                 self.reuse.park_oldest(&mut self.context);
             }
             self.publish();
@@ -113,15 +111,15 @@ impl<'model> Scheduler<'model> {
         }
     }
 
-    /// There is nothing else to do: the time is used to park what would slow the next jobs down, but for what was used last.
+    /// There is nothing else to do: the time is used to park what would slow the next jobs down.
     fn wait_for_job(&mut self, inbox: &Receiver<Job>) -> bool {
-        while self.reuse.is_crowded_by_old() {
+        loop {
             match inbox.recv_timeout(IDLE_PAUSE) {
                 Ok(job) => {
                     self.waiting.push_back(job);
                     return true;
                 }
-                Err(RecvTimeoutError::Timeout) if self.reuse.park_oldest(&mut self.context) => self.publish(),
+                Err(RecvTimeoutError::Timeout) if self.reuse.tidy(&mut self.context) => self.publish(),
                 Err(RecvTimeoutError::Timeout) => break,
                 Err(RecvTimeoutError::Disconnected) => return false,
             }
@@ -154,8 +152,16 @@ impl<'model> Scheduler<'model> {
         }
     }
 
-    /// Gives free slots to waiting jobs, in their order.
+    /// Gives free slots to waiting jobs, in their order. Where nothing was running, what they leave idle leaves the cache.
     fn admit(&mut self) {
+        let first = self.running.is_empty();
+        self.admit_all();
+        if first && !self.running.is_empty() {
+            while self.reuse.park_oldest(&mut self.context) {}
+        }
+    }
+
+    fn admit_all(&mut self) {
         let mut at = 0;
         while self.running.len() < self.limits.slots as usize && at < self.waiting.len() {
             let job = &self.waiting[at];
@@ -173,9 +179,6 @@ impl<'model> Scheduler<'model> {
             }
             let Some((id, cached)) = self.reuse.take(&mut self.context, &ready) else { return };
             let Some(job) = self.waiting.remove(at) else { return };
-            if job.prompt.len() - cached >= LONG_READ {
-                while self.reuse.is_crowded() && self.reuse.park_oldest(&mut self.context) {}
-            }
             self.leave_queue();
             add(&self.stats.prompt_tokens, job.prompt.len());
             add(&self.stats.cached_tokens, cached);

@@ -10,14 +10,10 @@ use super::sequence::Sequence;
 
 /// Shorter remains are not worth a sequence id.
 const LEAST: usize = 16;
-/// Idle tokens that stay in the cache. Each step looks at every one of them, if only to pass over it: a thousand made a small
-/// model's tokens a twentieth slower, ten thousand its prompts a third. More are parked in a pause, or before a long prompt, and
-/// come back by a copy, which is a hundred times faster than reading.
-const LEFT_IN_CACHE: usize = 256;
-/// The same while answers stream, which a copy interrupts.
-const LEFT_IN_BUSY_CACHE: usize = 4096;
-/// Shorter remains are not worth parking.
-const LEAST_PARKED: usize = 64;
+/// Idle tokens that stay in the cache while answers stream. llama.cpp's attention passes over every cell up to the highest one in use,
+/// whosever it is and if only to skip it: a thousand of them make a small model's step a twentieth longer. A copy out and back takes as
+/// long as some ten steps beside it, and streams wait for it.
+const LEFT_IN_CACHE: usize = 512;
 /// Of what is parked at least this part must be of use to be brought back: all of it is copied.
 const USEFUL_PART: usize = 8;
 /// The machine keeps so much free memory; what would take it is forgotten instead of parked.
@@ -131,25 +127,34 @@ impl Reuse {
         cut
     }
 
-    /// More is idle in the cache than should be.
+    /// More is idle in the cache than should be while answers stream.
     pub(crate) fn is_crowded(&self) -> bool {
         self.tokens() > LEFT_IN_CACHE
     }
 
-    /// More is idle in the cache than should be even while answers stream.
-    pub(crate) fn is_overcrowded(&self) -> bool {
-        self.tokens() > LEFT_IN_BUSY_CACHE
-    }
-
-    /// The same without what was used last, which is the likeliest to be wanted next.
-    pub(crate) fn is_crowded_by_old(&self) -> bool {
-        let last = self.idle.iter().max_by_key(|idle| idle.used).map_or(0, |idle| idle.tokens.len());
-        self.tokens() - last > LEFT_IN_CACHE
-    }
-
-    /// Parks the longest unused of what is idle. False if there is none.
+    /// Parks the longest unused of what is idle. False where there is none, or no memory for it.
     pub(crate) fn park_oldest(&mut self, context: &mut Context<'_>) -> bool {
-        self.forget_oldest(context, None)
+        self.oldest(None).is_some_and(|at| {
+            let parked = self.park(context, at);
+            if parked {
+                self.drop_idle(context, at);
+            }
+            parked
+        })
+    }
+
+    /// Uses a pause, in which nothing runs: parks what is idle, one at a time. The last one, which is the likeliest to be wanted next, stays
+    /// in the cache too, laid anew into the lowest cells. False when nothing is left to do.
+    pub(crate) fn tidy(&mut self, context: &mut Context<'_>) -> bool {
+        let [last] = &self.idle[..] else { return self.park_oldest(context) };
+        let id = last.id;
+        if self.is_parked(&last.tokens) || !self.park(context, 0) {
+            return false;
+        }
+        if !self.parked.last().is_some_and(|copy| context.restore(id, &copy.state)) {
+            self.drop_idle(context, 0);
+        }
+        true
     }
 
     /// Takes a sequence back, with what is under it.
@@ -161,8 +166,7 @@ impl Reuse {
         }
         // The same beginning twice is of no use: the longer one stays.
         if let Some(at) = self.idle.iter().position(|idle| shared(&idle.tokens, &tokens) == idle.tokens.len()) {
-            let covered = self.idle.swap_remove(at);
-            self.free_id(context, covered.id);
+            self.drop_idle(context, at);
         }
         self.parked.retain(|parked| shared(&parked.tokens, &tokens) < parked.tokens.len());
         self.idle.push(Idle { id, tokens, used: self.clock });
@@ -193,32 +197,43 @@ impl Reuse {
     }
 
     fn forget_oldest(&mut self, context: &mut Context<'_>, except: Option<i32>) -> bool {
-        let candidates = self.idle.iter().enumerate().filter(|(_, idle)| Some(idle.id) != except);
-        let Some((at, _)) = candidates.min_by_key(|(_, idle)| idle.used) else { return false };
-        let idle = self.idle.swap_remove(at);
-        self.park(context, &idle);
-        self.free_id(context, idle.id);
+        let Some(at) = self.oldest(except) else { return false };
+        self.park(context, at);
+        self.drop_idle(context, at);
         true
     }
 
-    /// Copies a sequence out of the cache, if there is memory for it.
-    fn park(&mut self, context: &Context<'_>, idle: &Idle) {
-        let length = idle.tokens.len();
-        let known = self.parked.iter().any(|parked| shared(&parked.tokens, &idle.tokens) == length);
-        if length < LEAST_PARKED || known {
-            return;
+    fn oldest(&self, except: Option<i32>) -> Option<usize> {
+        let candidates = self.idle.iter().enumerate().filter(|(_, idle)| Some(idle.id) != except);
+        candidates.min_by_key(|(_, idle)| idle.used).map(|(at, _)| at)
+    }
+
+    fn drop_idle(&mut self, context: &mut Context<'_>, at: usize) {
+        let idle = self.idle.swap_remove(at);
+        self.free_id(context, idle.id);
+    }
+
+    fn is_parked(&self, tokens: &[Token]) -> bool {
+        self.parked.iter().any(|parked| shared(&parked.tokens, tokens) == tokens.len())
+    }
+
+    /// Copies an idle sequence to plain memory, unless it is there already. False if there is no memory for it.
+    fn park(&mut self, context: &Context<'_>, at: usize) -> bool {
+        let Idle { id, tokens, used } = &self.idle[at];
+        if self.is_parked(tokens) {
+            return true;
         }
-        while self.parked_tokens() + length > self.cells {
+        while self.parked_tokens() + tokens.len() > self.cells {
             let Some((oldest, _)) = self.parked.iter().enumerate().min_by_key(|(_, parked)| parked.used) else { break };
             self.parked.swap_remove(oldest);
         }
-        let bytes = context.saved_bytes(idle.id) as u64;
+        let bytes = context.saved_bytes(*id) as u64;
         if available_bytes().is_some_and(|free| free < bytes.saturating_add(SPARE_BYTES)) {
-            return;
+            return false;
         }
-        if let Some(state) = context.save(idle.id) {
-            self.parked.push(Parked { tokens: idle.tokens.clone(), state, used: idle.used });
-        }
+        let Some(state) = context.save(*id) else { return false };
+        self.parked.push(Parked { tokens: tokens.clone(), state, used: *used });
+        true
     }
 
     fn cut(&mut self, context: &mut Context<'_>, id: i32, length: usize) -> Option<(i32, usize)> {

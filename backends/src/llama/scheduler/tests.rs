@@ -119,3 +119,39 @@ fn what_was_decoded_before_the_stopped_step_is_kept() {
         assert_eq!((scheduler.running.len(), scheduler.reuse.tokens()), (0, 101), "the prompt and the token that was decoded");
     });
 }
+
+#[test]
+fn what_begins_alone_has_the_cache_for_itself() {
+    with(|scheduler| {
+        let mut first = Vec::new();
+        for salt in 1..=3 {
+            let events = submit(scheduler, prompt(100, salt), 8);
+            first.push(read(scheduler, events));
+            assert_eq!(scheduler.reuse.tokens(), 107, "of the last answer only");
+        }
+        assert_eq!(scheduler.reuse.parked_tokens(), 2 * 107);
+        for (salt, first) in (1..=3).zip(&first) {
+            let events = submit(scheduler, prompt(100, salt), 8);
+            let cached = count(&scheduler.stats.cached_tokens);
+            assert_eq!(&read(scheduler, events), first, "{salt}");
+            assert_eq!(count(&scheduler.stats.cached_tokens) - cached, 99, "{salt} comes back from plain memory");
+        }
+    });
+}
+
+#[test]
+fn a_pause_leaves_the_last_answer_in_the_cache_and_a_copy_of_all() {
+    with(|scheduler| {
+        let together = [submit(scheduler, prompt(100, 1), 8), submit(scheduler, prompt(60, 2), 16)];
+        let [_, longer] = together.map(|events| read(scheduler, events));
+        assert_eq!((scheduler.reuse.tokens(), scheduler.reuse.parked_tokens()), (107 + 75, 0));
+        while scheduler.reuse.tidy(&mut scheduler.context) {}
+        assert_eq!((scheduler.reuse.tokens(), scheduler.reuse.parked_tokens()), (75, 107 + 75));
+        // It has been laid anew: the same keys and values.
+        let events = submit(scheduler, prompt(60, 2), 16);
+        let cached = count(&scheduler.stats.cached_tokens);
+        assert_eq!(read(scheduler, events), longer);
+        assert_eq!(count(&scheduler.stats.cached_tokens) - cached, 59);
+        assert_eq!(scheduler.reuse.tokens(), 75);
+    });
+}
