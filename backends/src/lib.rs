@@ -9,6 +9,7 @@ mod error;
 mod fleet;
 pub mod forward;
 pub mod guard;
+pub mod http1;
 mod latency;
 pub mod llama;
 pub mod openai;

@@ -1,10 +1,9 @@
 //! Any server that speaks the OpenAI API over HTTP.
 //!
 //! async-openai writes the request's head once, when the backend is built (`head.rs`); each request is that head, the
-//! caller's bytes with two fields spliced, and our own transport (`transport.rs`, `pool.rs`, `http1.rs`); answers are read in `reply.rs`.
+//! caller's bytes with two fields spliced, and our own transport (`transport.rs`, `pool.rs`, `crate::http1`); answers are read in `reply.rs`.
 
 mod head;
-mod http1;
 mod pool;
 mod reply;
 mod transport;

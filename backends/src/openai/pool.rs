@@ -14,8 +14,8 @@ use parking_lot::Mutex;
 use tower::{BoxError, ServiceExt};
 
 use super::head::Head;
-use super::http1::{Fault, Framing, Wire};
 use super::transport::ConnectTimeout;
+use crate::http1::{Fault, Framing, Wire};
 
 /// Cheap to clone.
 #[derive(Clone, Debug)]

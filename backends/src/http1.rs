@@ -77,18 +77,20 @@ pub enum Chunks {
 
 /// What a body gives next.
 #[derive(Debug, PartialEq, Eq)]
-enum Piece {
+pub enum Piece {
     Data(Bytes),
     More,
     End,
 }
 
 impl Wire {
+    #[must_use]
     pub fn new(stream: TcpStream) -> Self {
         Self { stream, input: BytesMut::new() }
     }
 
     /// Nothing is known against using it again: the server has neither closed it nor sent what nobody asked for.
+    #[must_use]
     pub fn is_idle(&self) -> bool {
         let nothing = |error: io::Error| error.kind() == io::ErrorKind::WouldBlock;
         self.input.is_empty() && self.stream.try_read(&mut [0]).is_err_and(nothing)
@@ -96,6 +98,9 @@ impl Wire {
 
     /// Sends what is left of the request while it waits for the head: a server may refuse a body before it has read it.
     /// Such a connection is not kept.
+    ///
+    /// # Errors
+    /// For what the connection or the server does wrong.
     pub fn poll_exchange(&mut self, cx: &mut Context<'_>, request: &mut impl Buf) -> Poll<Result<Head, Fault>> {
         let mut written = Ok(());
         while request.has_remaining() && written.is_ok() {
@@ -145,7 +150,10 @@ impl Wire {
 
 impl Framing {
     /// Takes what `input` holds of the body.
-    fn take(&mut self, input: &mut BytesMut) -> Result<Piece, Fault> {
+    ///
+    /// # Errors
+    /// For chunks that are not what they say.
+    pub fn take(&mut self, input: &mut BytesMut) -> Result<Piece, Fault> {
         match self {
             Self::Length(0) => Ok(Piece::End),
             Self::Length(left) => Ok(data(input, left)),
@@ -186,8 +194,10 @@ impl Chunks {
                 Self::Data(0) => *self = Self::AfterData,
                 Self::Data(_) => return Ok(()),
                 Self::Size | Self::AfterData | Self::Trailers(_) => {
-                    let Some(line) = line(input, limit)? else { return Ok(()) };
-                    *self = self.after(&line)?;
+                    let Some(end) = line_end(input, limit)? else { return Ok(()) };
+                    let line = &input[..end];
+                    *self = self.after(line.strip_suffix(b"\r").unwrap_or(line))?;
+                    input.advance(end + 1);
                 }
             }
         }
@@ -218,15 +228,10 @@ fn data(input: &mut BytesMut, left: &mut u64) -> Piece {
     Piece::Data(input.split_to(here).freeze())
 }
 
-/// The next line without its end, or `None` until that has come.
-fn line(input: &mut BytesMut, limit: usize) -> Result<Option<BytesMut>, Fault> {
+/// Where the next line ends, or `None` until that has come. RFC 9112, 2.2: a lone line feed may be taken for a line end.
+fn line_end(input: &[u8], limit: usize) -> Result<Option<usize>, Fault> {
     match memchr::memchr(b'\n', input) {
-        Some(at) if at <= limit => {
-            let mut line = input.split_to(at + 1);
-            // RFC 9112, 2.2: a lone line feed may be taken for a line end.
-            line.truncate(if line[..at].ends_with(b"\r") { at - 1 } else { at });
-            Ok(Some(line))
-        }
+        Some(at) if at <= limit => Ok(Some(at)),
         None if input.len() <= limit => Ok(None),
         _ => Err(Fault::Odd("a line of a chunked body that is too long")),
     }
@@ -243,7 +248,10 @@ fn chunk_size(line: &[u8]) -> Option<u64> {
 }
 
 /// The head of the final response, once it is whole. Interim ones (`100 Continue`, early hints) are passed over.
-fn take_head(input: &mut BytesMut) -> Result<Option<Head>, Fault> {
+///
+/// # Errors
+/// For what is no response of HTTP/1.1, or one whose end cannot be found.
+pub fn take_head(input: &mut BytesMut) -> Result<Option<Head>, Fault> {
     loop {
         if input.is_empty() {
             return Ok(None);
