@@ -54,15 +54,17 @@ impl Account for Finished {
         if record.trace.is_some() {
             record.attempts.iter_mut().for_each(|attempt| attempt.provider = views.metrics.provider(&attempt.model));
         }
-        let record = Arc::new(record);
+        // What may be kept for long is a copy: the memory goes back to the threads that answer requests while it is warm.
+        let mut copy = None;
+        let mut copied = || copy.get_or_insert_with(|| Arc::new(record.clone())).clone();
         if let Some(ledger) = &views.ledger {
-            ledger.keep(record.clone());
+            ledger.keep(copied());
         }
         if let Some(traces) = &views.traces {
-            traces.keep(record.clone());
+            traces.keep(copied());
         }
-        if views.watched {
-            views.feed.push(record, trail);
+        if views.watched && views.feed.count(&record) {
+            views.feed.remember(copied(), trail);
         }
     }
 }

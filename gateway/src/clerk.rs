@@ -14,7 +14,7 @@ use parking_lot::{Condvar, Mutex};
 /// Accounts that wait; with more of them they are written where they come from.
 const QUEUE: usize = 4096;
 /// How long the clerk rests between two rounds: a busy gateway would otherwise wake it for each request.
-const REST: Duration = Duration::from_millis(10);
+const REST: Duration = Duration::from_millis(2);
 
 /// Something to be written down.
 pub(crate) trait Account: Send + 'static {

@@ -1,6 +1,7 @@
 //! The last hour in memory, for the page and `spectra top`: counts by ten seconds and route, and the latest decisions.
 //!
-//! Bounded: 360 intervals, `DECISIONS` records. A finished request costs one short lock.
+//! Bounded: 360 intervals, `DECISIONS` records. All requests are counted; of those that went well at the first try at most
+//! `PLAIN_A_SECOND` are remembered, so that a busy gateway does not push out the others at once.
 
 mod view;
 
@@ -22,6 +23,8 @@ const INTERVAL: u64 = 10;
 const INTERVALS: usize = 360;
 /// Decisions kept for opening, and for feedback that changes what is learned.
 const DECISIONS: usize = 500;
+/// Decisions a second, of which nothing but good is to be told, that are kept.
+const PLAIN_A_SECOND: u32 = 100;
 /// Times are counted in bins, four to a doubling, from a tenth of a millisecond to seven minutes.
 const BINS: usize = 88;
 const BINS_PER_DOUBLING: f64 = 4.0;
@@ -39,6 +42,8 @@ struct Inner {
     /// Number of the next decision; it only grows.
     next: u64,
     decisions: VecDeque<Decided>,
+    /// The second of the last plain decision, and how many of them it had.
+    plain: (u64, u32),
     intervals: VecDeque<Interval>,
 }
 
@@ -77,11 +82,21 @@ impl Default for Feed {
 }
 
 impl Feed {
-    /// Takes in a finished request.
-    pub fn push(&self, record: Arc<RecordData>, trail: Trail) {
+    /// Counts a finished request; true where it is to be remembered too.
+    pub fn count(&self, record: &RecordData) -> bool {
+        let (mut inner, now) = (self.inner.lock(), SystemTime::now());
+        let routes = &mut inner.now(now).routes;
+        let label = record.route.as_deref().unwrap_or("none");
+        match routes.get_mut(label) {
+            Some(tally) => tally.count(record),
+            None => routes.entry(label.into()).or_default().count(record),
+        }
+        inner.wants(record, seconds(now))
+    }
+
+    /// Takes in a finished request that was counted.
+    pub fn remember(&self, record: Arc<RecordData>, trail: Trail) {
         let mut inner = self.inner.lock();
-        let route = record.route.clone().unwrap_or_else(|| "none".into());
-        inner.now(SystemTime::now()).routes.entry(route).or_default().count(&record);
         let number = inner.next;
         inner.next += 1;
         if inner.decisions.len() == DECISIONS {
@@ -104,6 +119,16 @@ impl Feed {
 }
 
 impl Inner {
+    /// All that went otherwise than it should, and some of the rest.
+    fn wants(&mut self, record: &RecordData, second: u64) -> bool {
+        let plain = tally::ended(record) == 0 && record.attempts.len() == 1;
+        if self.plain.0 != second {
+            self.plain = (second, 0);
+        }
+        self.plain.1 += u32::from(plain);
+        !plain || self.plain.1 <= PLAIN_A_SECOND
+    }
+
     /// The interval that `time` falls into; the latest one if the clock was set back.
     fn now(&mut self, time: SystemTime) -> &mut Interval {
         let start = seconds(time) / INTERVAL * INTERVAL;

@@ -15,6 +15,8 @@ const WAIT: Duration = Duration::from_millis(50);
 /// With so many bytes waiting the writer does not wait longer, and with so many whoever brings a line writes them.
 const MANY: usize = 64 << 10;
 const MOST: usize = 1 << 20;
+/// Room that stays for the next lines: a busy gateway would otherwise have the kernel clear pages for it each time.
+const KEPT: usize = 512 << 10;
 
 /// Cheap to clone; all clones write the same lines.
 #[derive(Clone, Debug)]
@@ -60,7 +62,7 @@ impl Shared {
         // Where standard error is gone there is nobody to tell.
         let _ = io::stderr().write_all(&lines);
         lines.clear();
-        lines.shrink_to(2 * MANY);
+        lines.shrink_to(KEPT);
     }
 }
 

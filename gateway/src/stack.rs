@@ -24,6 +24,8 @@ pub(crate) async fn answer(gateway: Arc<Gateway>, request: Request<Incoming>) ->
         tracing::error!(request_id = &*id, panic = what(&*panic), "a request panicked");
         respond::failure(&Refusal::Panicked.into())
     });
+    // As before a request is sent upstream: the answers that are ready go out one after the other.
+    tokio::task::yield_now().await;
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
