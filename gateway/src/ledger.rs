@@ -157,8 +157,9 @@ impl Ledger {
     /// If the file cannot be read.
     pub fn spent(&self, since: SystemTime) -> anyhow::Result<HashMap<String, f64>> {
         let reader = self.reader()?;
-        let mut query =
-            reader.prepare("SELECT key, sum(cost_usd) FROM requests WHERE arrived_ms >= ?1 AND key IS NOT NULL GROUP BY key")?;
+        let mut query = reader.prepare(&format!(
+            "SELECT key, sum(cost_usd) FROM requests WHERE {SINCE} AND arrived_ms >= ?1 AND key IS NOT NULL GROUP BY key"
+        ))?;
         let rows = query.query_map([writer::ms(since)], |row| Ok((row.get(0)?, row.get(1)?)))?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
@@ -250,6 +251,10 @@ pub fn save_state(path: &Path, name: &str, text: &str) -> anyhow::Result<()> {
     schema::prepare(&mut connection)?;
     Ok(writer::save_state(&connection, name, text)?)
 }
+
+/// Passes over rows that are too old for `arrived_ms >= ?1` without reading them: rows stand in the order in which requests
+/// ended, none of which took a day.
+const SINCE: &str = "id > coalesce((SELECT id FROM requests WHERE arrived_ms < ?1 - 86400000 ORDER BY id DESC LIMIT 1), 0)";
 
 /// Opens a ledger beside its writer.
 fn read_only(path: &Path) -> rusqlite::Result<Connection> {

@@ -151,7 +151,7 @@ impl Peer {
         for task in tasks.filter_map(|task| Some(task.ok()?.path())) {
             let read = |name: &str| std::fs::read_to_string(task.join(name)).unwrap_or_default();
             let ns = read("schedstat").split(' ').next().and_then(|ns| ns.parse::<f64>().ok()).unwrap_or_default();
-            let behind = ["ledger", "log", "traces"].contains(&read("comm").trim());
+            let behind = ["clerk", "ledger", "log", "traces"].contains(&read("comm").trim());
             spent[usize::from(behind)] += ns / 1e3;
         }
         spent

@@ -13,10 +13,10 @@ pub(crate) struct Decided {
 /// The last ones whose first answer was judged, oldest first.
 pub(super) fn decided(connection: &Connection, most: u32) -> rusqlite::Result<Vec<Decided>> {
     let mut query = connection.prepare(
-        "SELECT r.score, r.p_local, r.p_hosted, r.need, r.side, r.propensity, a.verdict, a.flaw IS NOT NULL, \
-         CASE WHEN (SELECT count(*) FROM attempts WHERE request = r.id) = 1 THEN f.usable END \
-         FROM requests r JOIN attempts a ON a.request = r.id AND a.number = 0 LEFT JOIN feedback f ON f.request_id = r.request_id \
-         WHERE r.need IS NOT NULL AND r.side IS NOT NULL AND r.outcome <> 'cancelled' ORDER BY r.id DESC LIMIT ?1",
+        "SELECT r.score, r.p_local, r.p_hosted, r.need, r.side, r.propensity, r.tried ->> '$[0][3]', r.tried ->> '$[0][4]' IS NOT NULL, \
+         CASE WHEN json_array_length(r.tried) = 1 THEN f.usable END \
+         FROM requests r LEFT JOIN feedback f ON f.request_id = r.request_id \
+         WHERE r.tried <> '[]' AND r.need IS NOT NULL AND r.side IS NOT NULL AND r.outcome <> 'cancelled' ORDER BY r.id DESC LIMIT ?1",
     )?;
     let mut rows = query.query([most])?;
     let mut found = Vec::new();

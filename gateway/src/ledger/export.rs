@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
+use super::SINCE;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row};
 use serde_json::{Map, Value, json};
@@ -14,12 +15,13 @@ use serde_json::{Map, Value, json};
 pub fn export(path: &Path, since_ms: i64, with_text: bool, out: &mut dyn Write) -> anyhow::Result<u64> {
     anyhow::ensure!(path.is_file(), "there is no ledger at {}", path.display());
     let connection = super::read_only(path)?;
-    let mut requests = connection.prepare("SELECT * FROM requests WHERE arrived_ms >= ?1 ORDER BY id")?;
+    let mut requests = connection.prepare(&format!("SELECT * FROM requests WHERE {SINCE} AND arrived_ms >= ?1 ORDER BY id"))?;
     let mut rows = requests.query([since_ms])?;
     let mut written = 0;
     while let Some(row) = rows.next()? {
         let mut line = object(row)?;
         let id = line.remove("id").and_then(|id| id.as_i64()).unwrap_or_default();
+        line.remove("tried");
         if !with_text {
             line.remove("prompt");
             line.remove("answer");

@@ -1,5 +1,6 @@
 //! The writer thread: batches into transactions, and deletes what is too old or too much.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
@@ -9,13 +10,15 @@ use rusqlite::{CachedStatement, Connection, Transaction, params};
 
 use super::{BATCH_ROWS, BATCH_WAIT, Counts, Entry, Feedback, Keep, StateSource};
 use crate::json;
-use crate::record::{AttemptData, RecordData};
+use crate::record::RecordData;
 
 /// How often old rows are looked for.
 const TIDY_EVERY: Duration = Duration::from_secs(60);
 /// Share of the rows that is deleted when the file is over its size.
 const TIDY_SHARE: i64 = 10;
-const DAY_MS: i64 = 86_400_000;
+/// Rows that are looked at together for their age.
+const TIDY_ROWS: usize = 1000;
+pub(super) const DAY_MS: i64 = 86_400_000;
 
 pub(super) struct Writer {
     connection: Connection,
@@ -86,15 +89,15 @@ impl Writer {
 
     fn write(&mut self, batch: &[Entry]) -> rusqlite::Result<()> {
         let transaction = self.connection.transaction()?;
-        let mut rows = Rows { requests: transaction.prepare_cached(REQUEST)?, attempts: transaction.prepare_cached(ATTEMPT)? };
+        let mut requests = transaction.prepare_cached(REQUEST)?;
         for entry in batch {
             match entry {
-                Entry::Request(record) => rows.add(record)?,
+                Entry::Request(record) => request(&mut requests, record)?,
                 Entry::Feedback(said) => feedback(&transaction, said)?,
                 Entry::State { .. } | Entry::Keep(_) | Entry::Flush(_) => {}
             }
         }
-        drop(rows);
+        drop(requests);
         transaction.commit()
     }
 
@@ -119,15 +122,10 @@ impl Writer {
     }
 
     fn delete_old(&self) -> rusqlite::Result<()> {
-        self.connection.pragma_update(None, "foreign_keys", true)?;
-        let deleted = self.delete_with_attempts();
-        self.connection.pragma_update(None, "foreign_keys", false)?;
-        deleted
-    }
-
-    fn delete_with_attempts(&self) -> rusqlite::Result<()> {
         let oldest = now_ms() - i64::from(self.keep.days) * DAY_MS;
-        self.connection.execute("DELETE FROM requests WHERE arrived_ms < ?1", [oldest])?;
+        // The oldest rows are the first.
+        let first = format!("DELETE FROM requests WHERE id IN (SELECT id FROM requests ORDER BY id LIMIT {TIDY_ROWS}) AND arrived_ms < ?1");
+        while self.connection.execute(&first, [oldest])? == TIDY_ROWS {}
         self.connection.execute("DELETE FROM feedback WHERE at_ms < ?1", [oldest])?;
         let mut bytes = self.bytes()?;
         while bytes > self.keep.bytes {
@@ -186,81 +184,80 @@ fn fill(batch: &mut Vec<Entry>, first: Entry, entries: &Receiver<Entry>) -> bool
 const REQUEST: &str = "INSERT INTO requests (request_id, arrived_ms, key, entrance, asked_model, streamed, outcome, status, \
                        error_code, route, model, score, predicted, reason, reasons, verified, prompt_tokens, completion_tokens, \
                        cost_usd, compared_usd, parse_us, plan_us, verify_us, first_byte_us, total_us, prompt, answer, trace, \
-                       propensity, side, p_local, p_hosted, need) \
-                       VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)";
-const ATTEMPT: &str = "INSERT INTO attempts (request, number, model, rung, why, verdict, flaw, repairs, prompt_tokens, \
-                       completion_tokens, cost_usd, first_chunk_us, total_us, started_us) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)";
+                       propensity, side, p_local, p_hosted, need, tried) \
+                       VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)";
 
-/// Where the rows of one batch go.
-struct Rows<'a> {
-    requests: CachedStatement<'a>,
-    attempts: CachedStatement<'a>,
+fn request(requests: &mut CachedStatement<'_>, record: &RecordData) -> rusqlite::Result<()> {
+    let timings = &record.timings;
+    let kept = record.kept.as_deref();
+    requests.execute(params![
+        &*record.request_id,
+        ms(record.arrived),
+        record.key.as_deref(),
+        record.entrance.as_str(),
+        &*record.asked_model,
+        record.streamed,
+        record.outcome.as_str(),
+        record.status,
+        record.error_code,
+        record.route.as_deref(),
+        record.model.as_deref(),
+        record.score,
+        record.decision.predicted,
+        record.reason,
+        reasons(record),
+        record.verified.as_str(),
+        record.usage.map(|usage| signed(usage.prompt_tokens)),
+        record.usage.map(|usage| signed(usage.completion_tokens)),
+        record.cost_usd,
+        record.compared_usd,
+        us(timings.parse),
+        us(timings.plan),
+        us(timings.verify),
+        timings.first_byte.map(us),
+        us(timings.total),
+        kept.map(|kept| &kept.prompt),
+        kept.map(|kept| &kept.answer),
+        record.trace.as_ref().map(|context| format!("{:032x}", context.trace)),
+        record.decision.propensity,
+        record.side,
+        record.decision.chances.map(|chances| chances[0]),
+        record.decision.chances.map(|chances| chances[1]),
+        record.decision.need,
+        tried(record),
+    ])?;
+    Ok(())
 }
 
-impl Rows<'_> {
-    fn add(&mut self, record: &RecordData) -> rusqlite::Result<()> {
-        let timings = &record.timings;
-        let kept = record.kept.as_deref();
-        let id = self.requests.insert(params![
-            &*record.request_id,
-            ms(record.arrived),
-            record.key.as_deref(),
-            record.entrance.as_str(),
-            &*record.asked_model,
-            record.streamed,
-            record.outcome.as_str(),
-            record.status,
-            record.error_code,
-            record.route.as_deref(),
-            record.model.as_deref(),
-            record.score,
-            record.decision.predicted,
-            record.reason,
-            reasons(record),
-            record.verified.as_str(),
-            record.usage.map(|usage| signed(usage.prompt_tokens)),
-            record.usage.map(|usage| signed(usage.completion_tokens)),
-            record.cost_usd,
-            record.compared_usd,
-            us(timings.parse),
-            us(timings.plan),
-            us(timings.verify),
-            timings.first_byte.map(us),
-            us(timings.total),
-            kept.map(|kept| &kept.prompt),
-            kept.map(|kept| &kept.answer),
-            record.trace.as_ref().map(|context| format!("{:032x}", context.trace)),
-            record.decision.propensity,
-            record.side,
-            record.decision.chances.map(|chances| chances[0]),
-            record.decision.chances.map(|chances| chances[1]),
-            record.decision.need,
-        ])?;
-        for (number, attempt) in (0_i64..).zip(&record.attempts) {
-            self.attempt(id, number, attempt)?;
+/// The attempts, each as the values of the view `attempts` in its order.
+fn tried(record: &RecordData) -> String {
+    let mut text = String::with_capacity(160);
+    text.push('[');
+    for attempt in &record.attempts {
+        text.push_str(if text.len() == 1 { "[\"" } else { ",[\"" });
+        json::inner(&mut text, &attempt.model);
+        let _ = write!(text, "\",{},\"{}\",\"{}\",", attempt.rung, attempt.why, attempt.verdict);
+        match attempt.flaw {
+            Some(flaw) => text.extend(["\"", flaw, "\""]),
+            None => text.push_str("null"),
         }
-        Ok(())
+        text.extend([",\"", &attempt.repairs.join(" "), "\""]);
+        let count = |count: Option<u64>| count.map_or(-1, signed);
+        let tokens = [count(attempt.usage.map(|usage| usage.prompt_tokens)), count(attempt.usage.map(|usage| usage.completion_tokens))];
+        tokens.into_iter().for_each(|tokens| integer(&mut text, tokens));
+        text.push(',');
+        json::number(&mut text, attempt.cost_usd);
+        let times = [attempt.first_chunk.map_or(-1, us), us(attempt.total), us(attempt.started)];
+        times.into_iter().for_each(|time| integer(&mut text, time));
+        text.push(']');
     }
+    text.push(']');
+    text
+}
 
-    fn attempt(&mut self, request: i64, number: i64, attempt: &AttemptData) -> rusqlite::Result<()> {
-        self.attempts.execute(params![
-            request,
-            number,
-            &*attempt.model,
-            attempt.rung,
-            attempt.why,
-            attempt.verdict,
-            attempt.flaw,
-            attempt.repairs.join(" "),
-            attempt.usage.map(|usage| signed(usage.prompt_tokens)),
-            attempt.usage.map(|usage| signed(usage.completion_tokens)),
-            attempt.cost_usd,
-            attempt.first_chunk.map(us),
-            us(attempt.total),
-            us(attempt.started),
-        ])?;
-        Ok(())
-    }
+/// The next value; what is not known is negative here and null there.
+fn integer(text: &mut String, value: i64) {
+    let _ = if value < 0 { write!(text, ",null") } else { write!(text, ",{value}") };
 }
 
 fn feedback(transaction: &Transaction<'_>, said: &Feedback) -> rusqlite::Result<()> {
