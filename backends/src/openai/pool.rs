@@ -93,14 +93,14 @@ impl Pool {
     /// Sends a request that begins with these header lines, and waits for the head of the response. A kept connection that the
     /// server is known to have closed is replaced; a request that was sent is never repeated.
     pub async fn send(&self, head: BytesMut, body: Bytes) -> Result<Response<Body>, Failed> {
+        // All that wait for their turn are brought so far before the first is sent: then they are sent one after the other, by
+        // the same few lines of code, to a server that the first has woken (benches/README.md).
+        tokio::task::yield_now().await;
         let mut wire = match self.idle.take() {
             Some(wire) => wire,
             None => self.connect().await.map_err(Failed::Connect)?,
         };
         let mut request = request(head, body);
-        // All that wait for their turn are brought so far before the first is sent: then they are sent one after the other, by
-        // the same few lines of code, to a server that the first has woken (benches/README.md).
-        tokio::task::yield_now().await;
         let head = std::future::poll_fn(|cx| wire.poll_exchange(cx, &mut request)).await.map_err(Failed::Exchange)?;
         let mut body = Body { wire: Some(wire), framing: head.body, keep: head.keep, idle: Arc::clone(&self.idle) };
         body.give_back();
