@@ -8,7 +8,7 @@ use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams, LlamaPooling
 use llama_cpp_2::context::session::{LlamaStateSeqFlags, SeqState};
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::token::LlamaToken;
-use llama_cpp_sys_2::{LLAMA_FLASH_ATTN_TYPE_AUTO, LLAMA_FLASH_ATTN_TYPE_DISABLED, LLAMA_FLASH_ATTN_TYPE_ENABLED};
+use llama_cpp_sys_2::{LLAMA_FLASH_ATTN_TYPE_AUTO, LLAMA_FLASH_ATTN_TYPE_DISABLED, LLAMA_FLASH_ATTN_TYPE_ENABLED, llama_flash_attn_type};
 
 use super::abort::{Abort, Wanted};
 use super::file::LoadError;
@@ -79,11 +79,6 @@ impl<'model> Context<'model> {
             KvType::F16 => KvCacheType::F16,
             KvType::Q8_0 => KvCacheType::Q8_0,
         };
-        let flash = match settings.flash_attention {
-            None => LLAMA_FLASH_ATTN_TYPE_AUTO,
-            Some(true) => LLAMA_FLASH_ATTN_TYPE_ENABLED,
-            Some(false) => LLAMA_FLASH_ATTN_TYPE_DISABLED,
-        };
         let params = LlamaContextParams::default()
             .with_n_ctx(NonZeroU32::new(shape.cells))
             .with_n_batch(shape.batch)
@@ -93,7 +88,7 @@ impl<'model> Context<'model> {
             .with_n_threads_batch(shape.threads)
             .with_type_k(kv)
             .with_type_v(kv)
-            .with_flash_attention_policy(flash)
+            .with_flash_attention_policy(flash_attention(settings.flash_attention, model.plan().gpu_layers, model.header().layers))
             .with_kv_unified(true)
             .with_swa_full(true)
             .with_embeddings(settings.embeddings)
@@ -229,6 +224,17 @@ impl<'model> Context<'model> {
     }
 }
 
+/// As the operator says, or as llama.cpp decides. It decides against where some of `layers` (and the output) are on a GPU and some are not,
+/// and then a step computes its scores one batch by the whole cache at a time: gigabytes.
+fn flash_attention(asked: Option<bool>, gpu_layers: u32, layers: u32) -> llama_flash_attn_type {
+    match asked {
+        Some(true) => LLAMA_FLASH_ATTN_TYPE_ENABLED,
+        Some(false) => LLAMA_FLASH_ATTN_TYPE_DISABLED,
+        None if (1..=layers).contains(&gpu_layers) => LLAMA_FLASH_ATTN_TYPE_ENABLED,
+        None => LLAMA_FLASH_ATTN_TYPE_AUTO,
+    }
+}
+
 /// How tokens become one vector: as the operator says, as the model was trained, or by their mean.
 fn pooling(settings: &Settings, model: &Model) -> LlamaPoolingType {
     match settings.pooling {
@@ -323,6 +329,17 @@ mod tests {
             context.clear_batch();
             assert_eq!(context.logits(1), Err(Guarded::NoLogits(1)), "of a batch that is gone");
         });
+    }
+
+    /// A model in two parts needs it for its memory's sake; else llama.cpp knows best.
+    #[test]
+    fn flash_attention_is_on_where_a_model_is_split() {
+        let (on, off, auto) = (LLAMA_FLASH_ATTN_TYPE_ENABLED, LLAMA_FLASH_ATTN_TYPE_DISABLED, LLAMA_FLASH_ATTN_TYPE_AUTO);
+        for (asked, gpu_layers, expected) in
+            [(None, 0, auto), (None, 1, on), (None, 30, on), (None, 31, auto), (Some(false), 16, off), (Some(true), 0, on)]
+        {
+            assert_eq!(flash_attention(asked, gpu_layers, 30), expected, "{asked:?} {gpu_layers}");
+        }
     }
 
     /// A no may come behind any operation: within the batch's first half, or when that is in the cache already.

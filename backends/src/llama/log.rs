@@ -9,8 +9,12 @@ use tracing::Level;
 /// A line without an end is let go at so many bytes.
 const LONGEST_LINE: usize = 4096;
 /// What it calls errors and warnings where a decode was stopped because nobody wanted it any more (its status 1): nothing is wrong.
-const STOPPED: [&str; 3] =
-    ["graph_compute_async failed with error 1", "failed to compute graph, compute status: 1", "removing memory module entries"];
+const STOPPED: [&str; 4] = [
+    "graph_compute_async failed with error 1",
+    "failed to compute graph, compute status: 1",
+    "removing memory module entries",
+    "failed to decode, ret = 2",
+];
 
 static LINES: Mutex<Lines> = Mutex::new(Lines { level: Level::DEBUG, open: String::new() });
 

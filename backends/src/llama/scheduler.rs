@@ -179,6 +179,8 @@ impl<'model> Scheduler<'model> {
             }
             let Some((id, cached)) = self.reuse.take(&mut self.context, &ready) else { return };
             let Some(job) = self.waiting.remove(at) else { return };
+            // Before it leaves the queue, and not only behind the step, which may take seconds.
+            set(&self.stats.busy, self.running.len() + 1);
             self.leave_queue();
             add(&self.stats.prompt_tokens, job.prompt.len());
             add(&self.stats.cached_tokens, cached);

@@ -78,6 +78,7 @@ fn a_step_that_everybody_left_is_stopped_and_taken_back() {
         // Two callers; they leave when their answers have begun, before the step that reads their prompts.
         let callers = [submit(scheduler, prompt(300, 1), 12), submit(scheduler, prompt(200, 2), 12)];
         scheduler.admit();
+        assert_eq!((count(&scheduler.stats.busy), count(&scheduler.stats.waiting)), (2, 0));
         drop(callers);
         assert!(scheduler.step());
         assert_eq!(scheduler.running.iter().map(|sequence| (sequence.in_batch, sequence.done)).collect::<Vec<_>>(), [(300, 0), (200, 0)]);
