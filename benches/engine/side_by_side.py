@@ -229,7 +229,7 @@ def main():
     parse.add_argument("--streams", type=lambda text: [int(n) for n in text.split(",") if n], default=[1, 4, 8])
     parse.add_argument("--prompts", type=lambda text: [int(n) for n in text.split(",") if n], default=[20, 500, 2000])
     parse.add_argument("--ends", default="0,2", help="tokens that end an answer; banned, so that every stream has its full length")
-    parse.add_argument("--json", help="write all values to this file")
+    parse.add_argument("--json", help="write all values to this file, after every round")
     args = parse.parse_args()
     args.banned = {token: -100 for token in args.ends.split(",") if token}
     shared = {"OMP_WAIT_POLICY": os.environ["OMP_WAIT_POLICY"]} if "OMP_WAIT_POLICY" in os.environ else {}
@@ -245,6 +245,8 @@ def main():
             ask(server, body("Hello.", 8))
         for number in range(args.rounds):
             measure(servers, args, number + 1, out)
+            if args.json:
+                json.dump(out, open(args.json, "w"))
         memory = [server.memory() for server in servers]
         # Of the model itself, not of its file, which may carry more.
         weights = json.loads(ours.get("/v1/models")[1])["data"][0]["meta"]["size"]
@@ -254,8 +256,6 @@ def main():
     read = bandwidth(args.threads)
     print(f"{os.path.basename(args.model)}, {args.threads} thread(s), {args.slots} slots of {args.context} tokens, {args.rounds} round(s)")
     missed = report(out, [server.name for server in servers], weights, memory, read)
-    if args.json:
-        json.dump(out, open(args.json, "w"))
     sys.exit(f"missed: {', '.join(missed)}" if missed else 0)
 
 
