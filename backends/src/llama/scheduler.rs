@@ -22,6 +22,8 @@ const READING_STEP: Duration = Duration::from_secs(5);
 const LEAST_SHARE: usize = 32;
 /// Pause without work before what is idle is parked; the next turn of a conversation is rarely faster.
 const IDLE_PAUSE: Duration = Duration::from_millis(50);
+/// The same for what was used last: its next turn may be quick, and would wait for the copy.
+const LAST_PAUSE: Duration = Duration::from_secs(1);
 /// Time over which the rate of tokens is told.
 const RATE_OVER: Duration = Duration::from_secs(1);
 /// How long to look away when every answer waits for its reader.
@@ -78,10 +80,7 @@ impl<'model> Scheduler<'model> {
             self.admit();
             let busy = self.step();
             self.part();
-            // Not before the first text of an answer, and one at a time between steps.
-            if busy && self.reuse.is_crowded() && self.running.iter().all(Sequence::is_streaming) {
-                self.reuse.park_oldest(&mut self.context);
-            }
+            self.relieve();
             self.publish();
             let nothing = self.running.is_empty() && self.waiting.is_empty() && self.parting.is_empty();
             idle = nothing;
@@ -94,6 +93,14 @@ impl<'model> Scheduler<'model> {
                     Err(RecvTimeoutError::Disconnected) => return,
                 }
             }
+        }
+    }
+
+    /// Parks what is too much beside streaming answers: one between two steps, and not before the first text of an answer.
+    fn relieve(&mut self) {
+        let streaming = !self.running.is_empty() && self.running.iter().all(Sequence::is_streaming);
+        if streaming && self.reuse.is_crowded() {
+            self.reuse.park_oldest(&mut self.context);
         }
     }
 
@@ -114,7 +121,8 @@ impl<'model> Scheduler<'model> {
     /// There is nothing else to do: the time is used to park what would slow the next jobs down.
     fn wait_for_job(&mut self, inbox: &Receiver<Job>) -> bool {
         loop {
-            match inbox.recv_timeout(IDLE_PAUSE) {
+            let pause = if self.reuse.idle() > 1 { IDLE_PAUSE } else { LAST_PAUSE };
+            match inbox.recv_timeout(pause) {
                 Ok(job) => {
                     self.waiting.push_back(job);
                     return true;

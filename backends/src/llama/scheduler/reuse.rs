@@ -65,6 +65,11 @@ impl Reuse {
         self.on
     }
 
+    /// Sequences kept in the cache.
+    pub(crate) fn idle(&self) -> usize {
+        self.idle.len()
+    }
+
     /// Tokens kept in the cache.
     pub(crate) fn tokens(&self) -> usize {
         self.idle.iter().map(|idle| idle.tokens.len()).sum()

@@ -40,6 +40,7 @@ fn turn(scheduler: &mut Scheduler<'_>) -> bool {
     scheduler.admit();
     let busy = scheduler.step();
     scheduler.part();
+    scheduler.relieve();
     busy
 }
 
@@ -137,6 +138,24 @@ fn what_begins_alone_has_the_cache_for_itself() {
             assert_eq!(&read(scheduler, events), first, "{salt}");
             assert_eq!(count(&scheduler.stats.cached_tokens) - cached, 99, "{salt} comes back from plain memory");
         }
+    });
+}
+
+/// However long: its next turn finds it there, without a copy. Beside a streaming answer it is too much.
+#[test]
+fn a_long_answer_stays_in_the_cache_unless_others_stream() {
+    with(|scheduler| {
+        for cached in [0, 699] {
+            let before = count(&scheduler.stats.cached_tokens);
+            let events = submit(scheduler, prompt(700, 1), 8);
+            read(scheduler, events);
+            assert_eq!((scheduler.reuse.tokens(), scheduler.reuse.parked_tokens()), (707, 0));
+            assert_eq!(count(&scheduler.stats.cached_tokens) - before, cached);
+        }
+        let (short, long) = (submit(scheduler, prompt(700, 1), 4), submit(scheduler, prompt(40, 2), 40));
+        read(scheduler, short);
+        assert_eq!((scheduler.reuse.tokens(), scheduler.reuse.parked_tokens()), (79, 703));
+        drop(long);
     });
 }
 
