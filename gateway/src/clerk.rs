@@ -12,7 +12,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 /// Accounts that wait; with more of them they are written where they come from.
-const QUEUE: usize = 4096;
+const QUEUE: usize = 1024;
 /// How long the clerk rests between two rounds: a busy gateway would otherwise wake it for each request.
 const REST: Duration = Duration::from_millis(2);
 
