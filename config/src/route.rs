@@ -139,8 +139,8 @@ pub struct Router {
     pub policy: Policy,
     /// Share of requests sent against the policy's advice, to learn; 0 to 0.1.
     pub explore: f64,
-    /// A reload whose `policy` would lower the share of usable first answers by more than this (0 to 1), as estimated from the
-    /// ledger, is refused; unset: the estimate is logged and the policy taken.
+    /// A reload whose `policy` would lower the share of usable first answers by more than this (0 to 1), by the whole 95 % interval of
+    /// an estimate from the ledger, is refused; unset: the estimate is logged and the policy taken.
     pub guard_usable_drop: Option<f64>,
     /// Learn from verified outcomes. False: scores stay as they are.
     pub learn: bool,

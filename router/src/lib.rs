@@ -26,7 +26,6 @@ mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant as Clock};
 
 use serde::Serialize;
@@ -64,8 +63,6 @@ pub struct Router {
     cascade: Option<cascade::Cascade>,
     learns: bool,
     lessons: Lessons,
-    /// A fit is under way. One at a time: each holds a thread and megabytes.
-    fitting: Arc<AtomicBool>,
 }
 
 /// What a caller asked of the router beside the request itself (`x-spectra-*` headers).
@@ -206,7 +203,6 @@ impl Router {
             cascade: config.router.cascade.as_ref().map(cascade::Cascade::new),
             learns: config.router.learn,
             lessons: Lessons::default(),
-            fitting: Arc::default(),
         })
     }
 
@@ -324,13 +320,14 @@ impl Router {
 
     /// Learns at once; the fit that is due now and then takes milliseconds, so it is made where it blocks nobody.
     fn take_in(&self, score: &Score, outcome: Outcome) {
-        if !self.scorer.learn(score, outcome) || self.fitting.swap(true, Ordering::AcqRel) {
+        if !self.scorer.learn(score, outcome) {
             return;
         }
-        let (scorer, fitting) = (self.scorer.clone(), self.fitting.clone());
+        let Some(turn) = self.lessons.fit() else { return };
+        let scorer = self.scorer.clone();
         let fit = move || {
+            let _turn = turn;
             scorer.settle(false);
-            fitting.store(false, Ordering::Release);
         };
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn_blocking(fit)),
