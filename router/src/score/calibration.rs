@@ -14,7 +14,7 @@ pub(super) struct Calibration {
 
 impl Default for Calibration {
     fn default() -> Self {
-        Self { slope: 1.0, offset: 0.0, precision: [20.0, 0.0, 4.0] }
+        Self { slope: 1.0, offset: 0.0, precision: [100.0, 0.0, 50.0] }
     }
 }
 

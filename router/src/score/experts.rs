@@ -1,4 +1,5 @@
-//! What was learned on this gateway's own traffic: heads of three kinds for every form of prompt that is seen often.
+//! What was learned on this gateway's own traffic: a trend over all of it, and heads of three kinds for every form of prompt that is
+//! seen often.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,22 +14,26 @@ use super::ridge::{Input, Line, Sums, WIDTH};
 use super::stack::{HEADS, Stack};
 use super::templates::Templates;
 use super::trees::Trees;
+use super::trend::{Amounts, Trend};
 
 /// Most forms that are learned; there are ten kinds of prompt and the forms of the weights file. Each takes up to 2 MB.
 const FORMS: usize = 24;
 /// Penalty on a weight (per standard deviation of its reading), in outcomes.
 const LAMBDA: f64 = 2000.0;
 
-/// Outcomes that "the model is right on average" is worth.
-const PULL: f64 = 8.0;
-/// Squared units of expectations that "they run as steeply as they should" is worth.
-const STEEP: f32 = 0.5;
+/// Outcomes that "a form's chances are right on average" is worth.
+const PULL: f64 = 30.0;
 /// Fewest outcomes before words and trees are fitted.
 const FEW: usize = 24;
 
-/// Heads that correct the chances of the shipped weights, by form and route.
+/// What corrects the chances of the shipped weights and of the templates.
 #[derive(Debug, Default)]
-pub(super) struct Experts(RwLock<HashMap<u64, [Expert; 2]>>);
+pub(super) struct Experts {
+    /// By route.
+    trends: RwLock<[Option<Trend>; 2]>,
+    /// By form and route.
+    forms: RwLock<HashMap<u64, [Expert; 2]>>,
+}
 
 #[derive(Debug)]
 struct Expert {
@@ -52,6 +57,7 @@ struct Heads {
 /// What a prompt looks like to the heads.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Look<'a> {
+    pub amounts: &'a Amounts,
     pub x: &'a Input,
     pub grams: &'a [u16],
 }
@@ -78,49 +84,54 @@ impl Learned {
     }
 }
 
-/// What to add to a chance: on the whole form, and for this request among its form as each head has it.
+/// A chance, and how it came about.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Correction {
-    mean: f32,
+    /// Without the heads: by the trend, and right on average of the form.
+    before: f32,
+    /// What each head would add.
     parts: [f32; HEADS],
-    trusted: f32,
+    chance: f32,
 }
 
 impl Correction {
-    /// The heads' word, each believed as far as it has proved right.
-    pub fn trusted(self) -> f32 {
-        self.trusted
+    /// With the heads' word, each believed as far as it has proved right.
+    pub fn chance(self) -> f32 {
+        self.chance
     }
 }
 
 impl Experts {
-    /// Corrections for the chances (local, hosted) of a request of this form.
-    pub fn correct(&self, form: u64, look: Look) -> [Correction; 2] {
-        let forms = self.0.read();
-        let Some(pair) = forms.get(&form) else { return [Correction::default(); 2] };
+    /// The chances (local, hosted) of a request of this form, corrected; `seen` are those with what was seen of its template.
+    pub fn correct(&self, form: u64, look: Look, seen: [f32; 2]) -> [Correction; 2] {
+        let trends = *self.trends.read();
+        let told = [0, 1].map(|at| trends[at].map_or(seen[at], |trend| trend.at(seen[at], look.amounts)));
+        let plain = told.map(|chance| Correction { before: chance, parts: [0.0; HEADS], chance });
+        let forms = self.forms.read();
+        let Some(pair) = forms.get(&form) else { return plain };
         let heads = [0, 1].map(|at| (pair[at].heads.clone(), pair[at].trust));
         drop(forms);
         let mut bins = [0_u8; super::DIM];
         for (bin_of, value) in bins.iter_mut().zip(look.x) {
             *bin_of = bin(*value);
         }
-        heads.map(|(heads, trust)| {
-            let Some(line) = &heads.line else { return Correction::default() };
+        [0, 1].map(|at| {
+            let (heads, trust) = &heads[at];
+            let Some(line) = &heads.line else { return plain[at] };
+            let before = told[at] + line.intercept;
             let parts = [line.at(look.x) - line.intercept, heads.grams.at(look.grams), heads.trees.at(&bins)];
-            let told: f32 = parts.iter().zip(trust).map(|(part, trust)| part * trust).sum();
-            Correction { mean: line.intercept, parts, trusted: line.intercept + told }
+            Correction { before, parts, chance: before + parts.iter().zip(trust).map(|(part, trust)| part * trust).sum::<f32>() }
         })
     }
 
-    /// Takes in an outcome, how far it was from what was expected without the heads, and what they said. True if it is time to
-    /// `settle`.
-    pub fn learn(&self, form: u64, route: usize, sample: Sample, surprise: f32, given: Correction) -> bool {
-        let mut forms = self.0.write();
+    /// Takes in an outcome, and what was said before it was known. True if it is time to `settle`.
+    pub fn learn(&self, form: u64, route: usize, sample: Sample, given: Correction) -> bool {
+        let mut forms = self.forms.write();
         if forms.len() >= FORMS && !forms.contains_key(&form) {
             return false;
         }
         let expert = &mut forms.entry(form).or_default()[route];
-        expert.stack.learn(given.parts, surprise - given.mean);
+        expert.stack.learn(given.parts, happened(&sample) - given.before);
         expert.trust = expert.stack.trust();
         expert.memory.add(sample);
         expert.fresh += 1;
@@ -129,7 +140,7 @@ impl Experts {
 
     pub fn export(&self) -> Vec<Learned> {
         let mut all: Vec<Learned> = self
-            .0
+            .forms
             .read()
             .iter()
             .map(|(form, pair)| Learned {
@@ -149,47 +160,53 @@ impl Experts {
             let [local, hosted] = memory;
             forms.insert(form, [Expert::new(local, stack[0]), Expert::new(hosted, stack[1])]);
         }
-        *self.0.write() = forms;
+        *self.forms.write() = forms;
+        *self.trends.write() = [None; 2];
     }
 
-    /// Fits the heads that are due, or all that saw something new. The fit is made outside the lock.
+    /// Fits the trend and the heads that are due, or all that saw something new. The fits are made outside the locks.
     pub fn settle(&self, all: bool, templates: &Templates, table: &Table) {
         let wanted: Vec<(u64, usize)> = {
-            let forms = self.0.read();
+            let forms = self.forms.read();
             let each = forms.iter().flat_map(|(form, pair)| [0, 1].map(|route| (*form, route, &pair[route])));
             each.filter(|(.., expert)| expert.fresh > 0 && (all || expert.due())).map(|(form, route, _)| (form, route)).collect()
         };
+        let expected = |route: usize, sample: &Sample| templates.without(&sample.keys, sample.chance, route == 0, sample.usable);
+        let mut trends = *self.trends.read();
+        for route in [0, 1].into_iter().filter(|route| wanted.iter().any(|(_, of)| of == route)) {
+            let samples: Vec<Sample> = {
+                let forms = self.forms.read();
+                let mut pairs: Vec<_> = forms.iter().collect();
+                pairs.sort_unstable_by_key(|(form, _)| **form);
+                pairs.into_iter().flat_map(|(_, pair)| pair[route].memory.iter().map(Sample::bare)).collect()
+            };
+            let lessons: Vec<_> =
+                samples.into_iter().map(|sample| (expected(route, &sample), sample)).map(|(chance, sample)| (sample, chance)).collect();
+            trends[route] = Trend::fit(&lessons);
+        }
+        *self.trends.write() = trends;
         for (form, route) in wanted {
-            let Some(memory) = self.0.write().get_mut(&form).map(|pair| {
+            let Some(memory) = self.forms.write().get_mut(&form).map(|pair| {
                 pair[route].fresh = 0;
                 pair[route].memory.clone()
             }) else {
                 continue;
             };
-            let expected = |sample: &Sample| templates.without(&sample.keys, sample.chance, route == 0, sample.usable);
-            let lessons = lessons(memory.iter().map(|sample| (sample, expected(sample))).collect());
+            let told = |sample: &Sample| {
+                let chance = expected(route, sample);
+                trends[route].map_or(chance, |trend| trend.at(chance, &sample.amounts()))
+            };
+            let lessons: Vec<Lesson> = memory.iter().map(|sample| (sample, happened(sample) - told(sample))).collect();
             let heads = Arc::new(Heads::fit(&lessons, table));
-            if let Some(pair) = self.0.write().get_mut(&form) {
+            if let Some(pair) = self.forms.write().get_mut(&form) {
                 pair[route].heads = heads;
             }
         }
     }
 }
 
-/// What the heads are to explain of every outcome. How steeply the expectations themselves should run is taken out first (the
-/// calibration sees to it later): heads that had to flatten them would undo the order that length gives.
-fn lessons(expected: Vec<(&Sample, f32)>) -> Vec<Lesson<'_>> {
-    let happened = |sample: &Sample| if sample.usable { 1.0 } else { 0.0 };
-    let count = expected.iter().map(|_| 1.0_f32).sum::<f32>().max(1.0);
-    let mean = expected.iter().map(|(_, chance)| chance).sum::<f32>() / count;
-    let usable = expected.iter().map(|(sample, _)| happened(sample)).sum::<f32>() / count;
-    let (mut cross, mut square) = (STEEP, STEEP);
-    for (sample, chance) in &expected {
-        cross += (chance - mean) * (happened(sample) - usable);
-        square += (chance - mean) * (chance - mean);
-    }
-    let slope = (cross / square).clamp(0.0, 1.5);
-    expected.into_iter().map(|(sample, chance)| (sample, happened(sample) - mean - slope * (chance - mean))).collect()
+fn happened(sample: &Sample) -> f32 {
+    if sample.usable { 1.0 } else { 0.0 }
 }
 
 impl Default for Expert {

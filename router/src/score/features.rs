@@ -288,12 +288,12 @@ fn shape(schema: &str) -> (u32, u32) {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts of bytes, far below 2^24 where it matters")]
-fn log(count: usize) -> f32 {
+pub(super) fn log(count: usize) -> f32 {
     (count as f32).ln_1p()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts of bytes, far below 2^24 where it matters")]
-fn ratio(part: u32, whole: u32) -> f32 {
+pub(super) fn ratio(part: u32, whole: u32) -> f32 {
     if whole == 0 { 0.0 } else { part as f32 / whole as f32 }
 }
 

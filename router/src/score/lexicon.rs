@@ -2,6 +2,8 @@
 
 /// Number of groups.
 pub(super) const CUES: usize = GROUPS.len();
+/// Number of groups of words that are counted as amounts of work.
+pub(super) const WORKS: usize = WORK.len();
 pub(super) const SEED: u32 = 0x811C_9DC5;
 const SLOTS: usize = 2048;
 
@@ -125,29 +127,66 @@ const GROUPS: [(&str, &str); 26] = [
     ("people", "he she his her him they their them boy girl man woman friend friends mother father brother sister son daughter family"),
 ];
 
-/// The cue table, hashed once.
+/// Words of which a text holds the more, the more there is to be worked out or kept in mind: each, twice, more than, what is left,
+/// in which order, money, time, numbers in words, negation, whom it speaks of, how its parts hang together, rates. No phrases.
+const WORK: [&str; 13] = [
+    "each every per apiece",
+    "twice double triple thrice times half third quarter fourth fifth",
+    "more less fewer than longer shorter older younger",
+    "left remain remains remained remaining rest",
+    "total altogether combined sum all",
+    "if when while then after before until",
+    "dollar dollars cent cents cost price pay paid sell sold buy bought spend spent",
+    "hour hours minute minutes day days week weeks month months year years daily weekly",
+    "one two three four five six seven eight nine ten eleven twelve dozen hundred first second",
+    "not no without except",
+    "he she they it his her their",
+    "and also but however",
+    "rate speed average ratio profit interest discount tax area miles pounds",
+];
+
+/// Both tables, hashed once.
 pub(super) struct Lexicon {
-    slots: Vec<(u32, u8)>,
+    cues: Slots,
+    works: Slots,
 }
 
 impl Lexicon {
     pub fn new() -> Self {
-        let mut lexicon = Self { slots: vec![(0, 0); SLOTS] };
-        for (index, (_, words)) in GROUPS.iter().enumerate() {
-            for cue in words.split_whitespace() {
-                let mut parts = cue.split([',', '-']).map(word_hash);
-                let first = parts.next().unwrap_or(SEED);
-                lexicon.put(parts.next().map_or(first, |second| pair(first, second)), u8::try_from(index).unwrap_or(0));
-            }
-        }
-        lexicon
+        Self { cues: Slots::of(GROUPS.iter().map(|(_, words)| *words)), works: Slots::of(WORK.into_iter()) }
     }
 
-    /// The group of a word, or of a pair of words.
+    /// The group of cues of a word, or of a pair of words.
     pub fn cue(&self, hash: u32) -> Option<usize> {
+        self.cues.get(hash)
+    }
+
+    /// The group of work of a word.
+    pub fn work(&self, hash: u32) -> Option<usize> {
+        self.works.get(hash)
+    }
+}
+
+/// Hashes of words and the group of each.
+struct Slots(Vec<(u32, u8)>);
+
+impl Slots {
+    fn of<'a>(groups: impl Iterator<Item = &'a str>) -> Self {
+        let mut slots = Self(vec![(0, 0); SLOTS]);
+        for (index, words) in groups.enumerate() {
+            for word in words.split_whitespace() {
+                let mut parts = word.split([',', '-']).map(word_hash);
+                let first = parts.next().unwrap_or(SEED);
+                slots.put(parts.next().map_or(first, |second| pair(first, second)), u8::try_from(index).unwrap_or(0));
+            }
+        }
+        slots
+    }
+
+    fn get(&self, hash: u32) -> Option<usize> {
         let mut at = slot(hash);
         loop {
-            match self.slots[at] {
+            match self.0[at] {
                 (0, _) => return None,
                 (found, group) if found == hash => return Some(usize::from(group)),
                 _ => at = (at + 1) % SLOTS,
@@ -158,13 +197,13 @@ impl Lexicon {
     /// The first group that claims a word keeps it.
     fn put(&mut self, hash: u32, group: u8) {
         let mut at = slot(hash);
-        while self.slots[at].0 != 0 {
-            if self.slots[at].0 == hash {
+        while self.0[at].0 != 0 {
+            if self.0[at].0 == hash {
                 return;
             }
             at = (at + 1) % SLOTS;
         }
-        self.slots[at] = (hash, group);
+        self.0[at] = (hash, group);
     }
 }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::embed::ROWS;
 use super::features::DIM;
 use super::fingerprint::{KEYS, Keys};
+use super::trend::{AMOUNTS, Amounts};
 
 /// Outcomes kept; older ones are forgotten. About 500 bytes each.
 pub(super) const KEPT: usize = 2000;
@@ -37,7 +38,8 @@ pub(super) struct Sample {
     /// The chance that the weights alone gave it.
     pub chance: f32,
     pub keys: Keys,
-    /// Its readings as steps.
+    /// Its amounts and its readings as steps.
+    amounts: [u8; AMOUNTS],
     pub bins: Box<[u8]>,
     /// Rows of its words and pairs of words, each once.
     pub grams: Box<[u16]>,
@@ -87,6 +89,7 @@ impl Memory {
             bytes.push(u8::from(sample.usable));
             bytes.extend_from_slice(&sample.chance.to_le_bytes());
             bytes.extend(sample.keys.all().iter().flat_map(|key| key.to_le_bytes()));
+            bytes.extend_from_slice(&sample.amounts);
             bytes.extend_from_slice(&sample.bins);
             bytes.extend_from_slice(&u16::try_from(sample.grams.len()).unwrap_or(0).to_le_bytes());
             bytes.extend(sample.grams.iter().flat_map(|gram| gram.to_le_bytes()));
@@ -107,9 +110,19 @@ impl Memory {
 }
 
 impl Sample {
-    pub fn new(usable: bool, chance: f32, keys: Keys, readings: &[f32], grams: &[u16]) -> Self {
+    pub fn new(usable: bool, chance: f32, keys: Keys, amounts: &Amounts, readings: &[f32], grams: &[u16]) -> Self {
+        let amounts = amounts.map(bin);
         let bins = readings.iter().take(DIM).map(|value| bin(*value)).collect();
-        Self { usable, chance, keys, bins, grams: grams.iter().take(GRAMS).copied().collect() }
+        Self { usable, chance, keys, amounts, bins, grams: grams.iter().take(GRAMS).copied().collect() }
+    }
+
+    pub fn amounts(&self) -> Amounts {
+        self.amounts.map(unbin)
+    }
+
+    /// A copy without its readings and words.
+    pub fn bare(&self) -> Self {
+        Self { bins: Box::default(), grams: Box::default(), ..*self }
     }
 
     fn from_bytes(bytes: &[u8]) -> Option<(Self, &[u8])> {
@@ -120,6 +133,7 @@ impl Sample {
             let (bytes, after) = rest.split_first_chunk::<8>()?;
             (*key, rest) = (u64::from_le_bytes(*bytes), after);
         }
+        let (amounts, rest) = rest.split_first_chunk::<AMOUNTS>()?;
         let (bins, rest) = rest.split_at_checked(DIM)?;
         let (count, rest) = rest.split_first_chunk::<2>()?;
         let (grams, rest) = rest.split_at_checked(2 * usize::from(u16::from_le_bytes(*count)))?;
@@ -127,11 +141,12 @@ impl Sample {
             usable: *usable == 1,
             chance: f32::from_le_bytes(*chance),
             keys: Keys::from_all(keys),
+            amounts: *amounts,
             bins: bins.into(),
             grams: grams.chunks_exact(2).map(|two| u16::from_le_bytes([two[0], two[1]])).collect(),
         };
         let sound = (0.0..=1.0).contains(&sample.chance)
-            && sample.bins.iter().all(|bin| usize::from(*bin) < BINS)
+            && sample.amounts.iter().chain(&sample.bins).all(|bin| usize::from(*bin) < BINS)
             && sample.grams.iter().all(|gram| usize::from(*gram) < ROWS);
         sound.then_some((sample, rest))
     }
@@ -147,6 +162,6 @@ impl<'de> Deserialize<'de> for Memory {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let text = String::deserialize(from)?;
         let bytes = STANDARD.decode(text).map_err(serde::de::Error::custom)?;
-        Self::from_bytes(&bytes).ok_or_else(|| serde::de::Error::custom("not a memory of outcomes"))
+        Self::from_bytes(&bytes).ok_or_else(|| serde::de::Error::custom("not a memory of outcomes, or one of another layout"))
     }
 }

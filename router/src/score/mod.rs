@@ -18,6 +18,7 @@ mod stack;
 mod templates;
 pub mod train;
 mod trees;
+mod trend;
 mod weights;
 
 use parking_lot::RwLock;
@@ -36,6 +37,7 @@ pub use policy::{Choice, Policy, Route, Rule, Situation, Why};
 use ridge::{Input, WIDTH};
 use templates::Templates;
 pub use templates::{Counts, Tally};
+use trend::Amounts;
 pub use weights::{BadWeights, Weights};
 
 /// How many reasons a score carries at most.
@@ -79,11 +81,11 @@ pub struct Score {
 struct Trace {
     keys: Keys,
     form: u64,
+    amounts: Amounts,
     x: Input,
     grams: Vec<u16>,
-    /// Chances (local, hosted) of the weights alone; with what was seen of the template; and what the experts would add to that.
+    /// Chances (local, hosted) of the weights alone; and what the experts made of them and of what was seen of the template.
     base: [f32; 2],
-    seen: [f32; 2],
     moved: [Correction; 2],
     /// All together. A sum of estimates: it may leave 0 to 1.
     raw: [f32; 2],
@@ -141,7 +143,7 @@ pub struct State {
 }
 
 /// Layout of `State`.
-pub const STATE_VERSION: u32 = 3;
+pub const STATE_VERSION: u32 = 4;
 
 /// A state that a scorer cannot take up.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -187,8 +189,9 @@ impl Scorer {
             None => (plain, plain_chances),
         };
         let (seen, counts) = self.templates.adjust(&facts.keys, base);
-        let moved = self.experts.correct(form, Look { x: &x, grams: &grams });
-        let raw = [0, 1].map(|at| seen[at] + moved[at].trusted());
+        let amounts = trend::amounts(&facts.scan);
+        let moved = self.experts.correct(form, Look { amounts: &amounts, x: &x, grams: &grams }, seen);
+        let raw = moved.map(Correction::chance);
         let calibration = *self.calibration.read();
         let (p_local, p_hosted) = (calibration[0].apply(raw[0]), calibration[1].apply(raw[1]));
         let log_odds = INTERCEPT + values.iter().zip(&FEATURES).map(|(value, feature)| value * feature.weight).sum::<f32>();
@@ -202,7 +205,7 @@ impl Scorer {
             fingerprint: facts.keys.template,
             seen: counts.local.seen + counts.hosted.seen,
             seen_local: (counts.local.usable, counts.local.seen),
-            trace: Some(Box::new(Trace { keys: facts.keys, form, x, grams, base, seen, moved, raw })),
+            trace: Some(Box::new(Trace { keys: facts.keys, form, amounts, x, grams, base, moved, raw })),
         }
     }
 
@@ -216,11 +219,10 @@ impl Scorer {
     pub fn learn(&self, score: &Score, outcome: Outcome) -> bool {
         let Some(trace) = score.trace.as_ref().filter(|_| !self.settings.freeze) else { return false };
         let route = usize::from(!outcome.local);
-        let happened = if outcome.usable { 1.0 } else { 0.0 };
         self.calibration.write()[route].learn(trace.raw[route], outcome.usable);
         self.templates.learn(&trace.keys, trace.base, outcome.local, outcome.usable);
-        let sample = Sample::new(outcome.usable, trace.base[route], trace.keys, &trace.x, &trace.grams);
-        self.experts.learn(trace.form, route, sample, happened - trace.seen[route], trace.moved[route])
+        let sample = Sample::new(outcome.usable, trace.base[route], trace.keys, &trace.amounts, &trace.x, &trace.grams);
+        self.experts.learn(trace.form, route, sample, trace.moved[route])
     }
 
     /// `learn`, and `settle` where it is due: for batches, which have the time.

@@ -116,7 +116,7 @@ impl Line {
 }
 
 /// Solves a symmetric positive definite system in place (Cholesky); `None` if it is not one.
-fn solve(matrix: &mut [f64], right: &mut [f64]) -> Option<()> {
+pub(super) fn solve(matrix: &mut [f64], right: &mut [f64]) -> Option<()> {
     let size = right.len();
     let start = |row: usize| row * (row + 1) / 2;
     for row in 0..size {
@@ -150,6 +150,6 @@ fn solve(matrix: &mut [f64], right: &mut [f64]) -> Option<()> {
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "weights need no more than single precision")]
-fn narrow(value: f64) -> f32 {
+pub(super) fn narrow(value: f64) -> f32 {
     value as f32
 }

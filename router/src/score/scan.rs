@@ -1,6 +1,6 @@
 //! One pass over the bytes of a prompt: counts, words and cues. Work is bounded by `WINDOW`, whatever the caller sends.
 
-use super::lexicon::{CUES, Lexicon, fold, pair};
+use super::lexicon::{CUES, Lexicon, WORKS, fold, pair};
 
 /// Bytes read from the head and from the tail of a long text; the middle is counted in the length only.
 const HEAD: usize = 4096;
@@ -46,6 +46,11 @@ pub(super) struct Scan {
     pub commas: u32,
     pub distinct: u32,
     pub cues: [u16; CUES],
+    /// Words that are counted as amounts of work, by group.
+    pub works: [u16; WORKS],
+    /// Slashes and dots between two digits.
+    pub fractions: u32,
+    pub decimals: u32,
     /// Cues among the first words, where an instruction stands.
     pub lead: [u8; CUES],
     /// Hash of the last line with its digits stripped, if it is short enough to be a fixed instruction.
@@ -159,6 +164,9 @@ impl Scan {
         if byte == b'.' && state.before.is_ascii_alphanumeric() && next.is_ascii_lowercase() {
             self.paths += 1;
         }
+        let in_number = state.before.is_ascii_digit() && next.is_ascii_digit();
+        self.fractions += u32::from(byte == b'/' && in_number);
+        self.decimals += u32::from(byte == b'.' && in_number);
         self.semicolons += u32::from(byte == b';');
         if (byte == b'.' || byte == b')') && state.line_chars == 1 && state.line_upper {
             state.option = true;
@@ -185,6 +193,9 @@ impl Scan {
             if state.word_at < LEAD {
                 self.lead[cue] = self.lead[cue].saturating_add(1);
             }
+        }
+        if let Some(work) = lexicon.work(hash) {
+            self.works[work] = self.works[work].saturating_add(1);
         }
         self.word_count += 1;
         self.word_chars += word.chars;
