@@ -12,13 +12,14 @@ plain = openai.OpenAI(base_url=os.environ["SPECTRA_BASE_URL"], api_key="none", m
 question = [{"role": "user", "content": "The city of 'Lima' has 10 districts."}]
 
 
-class City(BaseModel):
+# No further members: a small model would write one until its tokens are used up.
+class City(BaseModel, extra="forbid"):
     name: str = Field(min_length=1, max_length=40)
     districts: int = Field(ge=1, le=99)
     size: Literal["small", "large"]
 
 
-class Trip(BaseModel):
+class Trip(BaseModel, extra="forbid"):
     cities: list[City] = Field(max_length=2)
     note: str | None = Field(default=None, max_length=20)
 
