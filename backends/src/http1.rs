@@ -1,8 +1,8 @@
 //! One exchange of HTTP/1.1 at a time over one connection (RFC 9112), in the task of whoever asks.
 //!
 //! hyper's client gives every connection a task of its own, so that a request, its head and each piece of its answer are
-//! messages between two tasks, and wake one or the other: a quarter of what the gateway's own code took for a request
-//! (benches/README.md). Nothing here needs the connection between two pieces: who reads the answer drives it.
+//! messages between two tasks, and wake one or the other. Nothing here needs the connection between two pieces: who reads the
+//! answer drives it.
 
 use std::io;
 use std::pin::Pin;

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
@@ -56,10 +56,7 @@ impl<A: Account> Clerk<A> {
             Ok(()) => {
                 self.taken.fetch_add(1, Ordering::Release);
             }
-            Err(error) => {
-                let (std::sync::mpsc::TrySendError::Full(account) | std::sync::mpsc::TrySendError::Disconnected(account)) = error;
-                account.write();
-            }
+            Err(TrySendError::Full(account) | TrySendError::Disconnected(account)) => account.write(),
         }
     }
 

@@ -7,6 +7,7 @@ use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 use spectra_backends::chat::BadRequest;
 
+use crate::books::Views;
 use crate::ledger::Feedback;
 use crate::{Body, Failure, Gateway, chat, respond};
 
@@ -53,7 +54,7 @@ async fn take(gateway: &Arc<Gateway>, request: Request<Incoming>) -> Result<Resp
             gateway.router.learn_feedback(&trail.account(), report.usable);
             (route, true)
         }
-        None => (written(gateway, &report.request_id).await?, false),
+        None => (written(views.clone(), &report.request_id).await?, false),
     };
     views.metrics.feedback(route.as_deref(), report.usable);
     if let Some(ledger) = &views.ledger {
@@ -66,8 +67,8 @@ async fn take(gateway: &Arc<Gateway>, request: Request<Incoming>) -> Result<Resp
 }
 
 /// The route of a request that only the ledger remembers.
-async fn written(gateway: &Arc<Gateway>, request_id: &str) -> Result<Option<Arc<str>>, Failure> {
-    let (views, asked) = (gateway.books.views.clone(), request_id.to_owned());
+async fn written(views: Arc<Views>, request_id: &str) -> Result<Option<Arc<str>>, Failure> {
+    let asked = request_id.to_owned();
     // SQLite blocks; not on a thread that serves requests.
     let looked = tokio::task::spawn_blocking(move || views.ledger.as_ref().and_then(|ledger| ledger.route_of(&asked).ok().flatten()));
     match looked.await.ok().flatten() {

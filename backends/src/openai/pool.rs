@@ -151,13 +151,10 @@ impl http_body::Body for Body {
         let this = self.get_mut();
         let Some(wire) = &mut this.wire else { return Poll::Ready(None) };
         let data = ready!(wire.poll_data(cx, &mut this.framing));
-        match &data {
-            Some(Ok(_)) => this.give_back(),
-            // The end was found when it was asked for, or there is an error: nothing more comes.
-            None | Some(Err(_)) => {
-                this.give_back();
-                this.wire = None;
-            }
+        this.give_back();
+        // The end was found when it was asked for, or there is an error: nothing more comes.
+        if !matches!(data, Some(Ok(_))) {
+            this.wire = None;
         }
         Poll::Ready(data.map(|data| data.map(Frame::data)))
     }

@@ -18,7 +18,7 @@ const TIDY_EVERY: Duration = Duration::from_secs(60);
 const TIDY_SHARE: i64 = 10;
 /// Rows that are looked at together for their age.
 const TIDY_ROWS: usize = 1000;
-pub(super) const DAY_MS: i64 = 86_400_000;
+const DAY_MS: i64 = 86_400_000;
 
 pub(super) struct Writer {
     connection: Connection,
