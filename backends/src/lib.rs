@@ -1,5 +1,6 @@
 //! How to talk to one model. Read `Backend` and `Fleet` first; `chat` and `chunk` are the wire's two halves.
 
+mod abreast;
 mod alarm;
 pub mod breaker;
 mod build;
@@ -26,6 +27,7 @@ use futures_util::Stream;
 use http::HeaderMap;
 use tokio::time::Instant;
 
+pub use abreast::abreast;
 pub use alarm::Alarm;
 pub use build::{BuildError, Local, fleet, renewed};
 pub use chat::ChatRequest;

@@ -1,25 +1,24 @@
-//! Where finished requests are written down: metrics, log, feed, ledger and traces by the clerk, and the router that learns.
+//! Where finished requests are written down, by the clerk: metrics, log, feed, ledger and traces, and what the router learns.
 
 use std::sync::Arc;
 
 use spectra_backends::{Fleet, Price};
 use spectra_config::Config;
 use spectra_router::score::State;
-use spectra_router::{Router, Trail};
+use spectra_router::{Lessons, Router, Sides, Trail};
+use tokio::time::Instant;
 
 use crate::clerk::{Account, Clerk};
 use crate::feed::Feed;
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
-use crate::record::{REQUEST_LINE, RecordData};
+use crate::record::{Outcome, RecordData};
 use crate::telemetry::Traces;
 
 /// One per config; what is counted goes on from one to the next.
 pub struct Books {
     pub router: Arc<Router>,
     pub views: Arc<Views>,
-    /// USD per million tokens that local answers are compared with.
-    pub compare_with: Price,
     pub keep_text: bool,
     clerk: Arc<Clerk<Finished>>,
 }
@@ -33,6 +32,10 @@ pub struct Views {
     pub ledger: Option<Arc<Ledger>>,
     /// `None` where the config names no collector.
     pub traces: Option<Traces>,
+    pub lessons: Lessons,
+    /// USD per million tokens that local answers are compared with.
+    pub compare_with: Price,
+    sides: Sides,
     /// `admin.watch`: metrics and feed.
     watched: bool,
 }
@@ -41,12 +44,22 @@ pub struct Views {
 struct Finished {
     record: RecordData,
     trail: Trail,
+    began: Instant,
     views: Arc<Views>,
 }
 
 impl Account for Finished {
     fn write(self) {
-        let Self { mut record, trail, views } = self;
+        let Self { mut record, trail, began, views } = self;
+        trail.read(|account| {
+            record.take(account, began);
+            if record.outcome != Outcome::Rejected {
+                views.lessons.learn(account, record.outcome.into());
+            }
+        });
+        record.side = record.route.as_deref().and_then(|route| views.sides.of(route));
+        let paid = views.compare_with;
+        record.compared_usd = record.usage.map_or(0.0, |usage| paid.cost_usd(usage.prompt_tokens, usage.completion_tokens));
         if views.watched {
             views.metrics.observe(&record);
         }
@@ -88,15 +101,12 @@ impl Books {
             feed: Arc::default(),
             ledger: ledger.map(Arc::new),
             traces: Traces::start(&config.tracing, None),
+            lessons: router.lessons(),
+            compare_with: compared_price(config, router.fleet()),
+            sides: router.sides(),
             watched: config.admin.watch,
         };
-        Ok(Self {
-            views: Arc::new(views),
-            compare_with: compared_price(config, router.fleet()),
-            keep_text: config.accounting.keep_text,
-            clerk: Arc::new(Clerk::start()?),
-            router,
-        })
+        Ok(Self { views: Arc::new(views), keep_text: config.accounting.keep_text, clerk: Arc::new(Clerk::start()?), router })
     }
 
     /// The same books under the next config.
@@ -114,22 +124,17 @@ impl Books {
             feed: old.feed.clone(),
             ledger: old.ledger.clone(),
             traces: if same_collector { traces.cloned() } else { Traces::start(&config.tracing, traces) },
+            lessons: router.lessons(),
+            compare_with: compared_price(config, router.fleet()),
+            sides: router.sides(),
             watched: config.admin.watch,
         };
-        Self {
-            views: Arc::new(views),
-            compare_with: compared_price(config, router.fleet()),
-            keep_text: config.accounting.keep_text,
-            clerk: self.clerk.clone(),
-            router,
-        }
+        Self { views: Arc::new(views), keep_text: config.accounting.keep_text, clerk: self.clerk.clone(), router }
     }
 
-    /// Has a finished request written down, soon and by another thread.
-    pub fn take(&self, record: impl FnOnce() -> RecordData, trail: &Trail) {
-        if self.views.wanted() {
-            self.clerk.take(Finished { record: record(), trail: trail.clone(), views: self.views.clone() });
-        }
+    /// Has a finished request written down and learned from, soon and by another thread.
+    pub fn take(&self, record: RecordData, trail: &Trail, began: Instant) {
+        self.clerk.take(Finished { record, trail: trail.clone(), began, views: self.views.clone() });
     }
 
     /// Waits until everything that was taken so far can be read. It blocks: not for async code.
@@ -143,13 +148,6 @@ impl Books {
         // An error: the runtime ends, and nobody will read what was asked for.
         let _ = tokio::task::spawn_blocking(move || books.settle()).await;
         self.views.clone()
-    }
-}
-
-impl Views {
-    /// Somebody wants to hear of finished requests.
-    fn wanted(&self) -> bool {
-        self.watched || self.ledger.is_some() || self.traces.is_some() || tracing::enabled!(target: REQUEST_LINE, tracing::Level::INFO)
     }
 }
 

@@ -51,7 +51,7 @@ async fn take(gateway: &Arc<Gateway>, request: Request<Incoming>) -> Result<Resp
     let remembered = views.feed.feedback(&report.request_id, report.usable);
     let (route, learned) = match remembered {
         Some((trail, route)) => {
-            gateway.router.learn_feedback(&trail.account(), report.usable);
+            trail.read(|account| views.lessons.feedback(account, report.usable));
             (route, true)
         }
         None => (written(views.clone(), &report.request_id).await?, false),

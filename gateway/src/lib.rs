@@ -152,6 +152,13 @@ impl Gateway {
         })
     }
 
+    /// What the router has learned from all requests that have ended. It blocks for some milliseconds: not for async code that serves.
+    #[must_use]
+    pub fn learned(&self) -> spectra_router::score::State {
+        self.books.settle();
+        self.router.scorer().export()
+    }
+
     /// The start of the SHA-256 of the config's text.
     #[must_use]
     pub fn config_hash(&self) -> String {

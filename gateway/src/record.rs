@@ -244,22 +244,18 @@ impl Record {
         if let Some(delivered) = &self.delivered {
             delivered.store(outcome == Outcome::Delivered, Ordering::Relaxed);
         }
-        let data = &mut self.data;
-        (data.outcome, data.status, data.error_code) = (outcome, status, error_code);
-        data.timings.total = self.began.elapsed();
-        self.trail.read(|account| data.take(account, self.began));
-        data.side = data.route.as_deref().and_then(|route| self.books.router.side(route));
-        let paid = self.books.compare_with;
-        data.compared_usd = data.usage.map_or(0.0, |usage| paid.cost_usd(usage.prompt_tokens, usage.completion_tokens));
+        (self.data.outcome, self.data.status, self.data.error_code) = (outcome, status, error_code);
+        self.data.timings.total = self.began.elapsed();
         if let Some(charge) = self.charge.take() {
             // Nothing delivered, nothing used; a delivered answer that nobody counted stays at its estimate.
-            let nothing = data.attempts.is_empty().then_some(0);
-            charge.settle(data.usage.map(|usage| usage.prompt_tokens + usage.completion_tokens).or(nothing), data.cost_usd);
+            let told = |account: &Account| {
+                let nothing = account.attempts.is_empty().then_some(0);
+                (account.usage.map(|usage| usage.prompt_tokens + usage.completion_tokens).or(nothing), account.cost_usd())
+            };
+            let (tokens, usd) = self.trail.read(told);
+            charge.settle(tokens, usd);
         }
-        self.books.take(|| data.written(), &self.trail);
-        if outcome != Outcome::Rejected {
-            self.books.router.learn(&self.trail, outcome.into());
-        }
+        self.books.take(self.data.written(), &self.trail, self.began);
     }
 }
 
@@ -280,8 +276,8 @@ impl Drop for Record {
 }
 
 impl RecordData {
-    /// Takes over what the router wrote down.
-    fn take(&mut self, account: &Account, began: Instant) {
+    /// Takes over what the router wrote down of a request that began then.
+    pub(crate) fn take(&mut self, account: &Account, began: Instant) {
         self.route.clone_from(&account.route);
         self.score = account.score.as_ref().map(|score| score.difficulty);
         self.reason = reason(account);
@@ -298,11 +294,10 @@ impl RecordData {
         self.timings.verify = account.verify_time;
     }
 
-    /// The finished account; what the response may still ask for stays.
+    /// What the record holds when it ends; what the response may still ask for stays.
     fn written(&mut self) -> Self {
-        let (decision, attempts, trace, kept) =
-            (std::mem::take(&mut self.decision), std::mem::take(&mut self.attempts), self.trace.take(), self.kept.take());
-        Self { decision, attempts, trace, kept, ..self.clone() }
+        let (trace, kept) = (self.trace.take(), self.kept.take());
+        Self { trace, kept, ..self.clone() }
     }
 
     /// The one log line of a request: names and numbers, no text of the caller's. It is written somewhat later than the

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
+use spectra_backends::abreast;
 use spectra_backends::trace::{digits, text};
 
 use crate::record::Entrance;
@@ -24,8 +25,7 @@ pub(crate) async fn answer(gateway: Arc<Gateway>, request: Request<Incoming>) ->
         tracing::error!(request_id = &*id, panic = what(&*panic), "a request panicked");
         respond::failure(&Refusal::Panicked.into())
     });
-    // As before a request is sent upstream: the answers that are ready go out one after the other.
-    tokio::task::yield_now().await;
+    abreast(gateway.places.taken()).await;
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }

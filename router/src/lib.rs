@@ -34,15 +34,15 @@ use spectra_backends::{ChatRequest, ChunkStream, Fleet};
 use spectra_config as config;
 
 pub use error::RouteError;
+pub use lessons::Lessons;
 pub use plan::{Held, Plan};
 pub use trail::{Account, Attempt, Checked, Ended, Said, Trail, Verified, Why};
 
 use affinity::Affinity;
 use climb::Climb;
-use lessons::Lessons;
 use plan::Route;
-use score::{Outcome, Policy, Score, Scorer, Situation, Weights};
-use verify::{Flaw, SchemaCache, Verdict};
+use score::{Policy, Score, Scorer, Situation, Weights};
+use verify::SchemaCache;
 
 /// Chooses, asks, judges. One per process; shared by all requests.
 #[derive(Debug)]
@@ -62,7 +62,21 @@ pub struct Router {
     affinity: Affinity,
     cascade: Option<cascade::Cascade>,
     learns: bool,
-    lessons: Lessons,
+}
+
+/// The two routes a policy chooses between. One route may be both: then its first rung decides nothing, and it is the local one.
+#[derive(Clone, Debug)]
+pub struct Sides {
+    local: Arc<str>,
+    strong: Arc<str>,
+}
+
+impl Sides {
+    /// `local`, `strong`, or neither.
+    #[must_use]
+    pub fn of(&self, route: &str) -> Option<&'static str> {
+        [(&self.local, "local"), (&self.strong, "strong")].into_iter().find(|(name, _)| ***name == *route).map(|(_, side)| side)
+    }
 }
 
 /// What a caller asked of the router beside the request itself (`x-spectra-*` headers).
@@ -202,7 +216,6 @@ impl Router {
             affinity: Affinity::new(Duration::from_millis(config.router.affinity_ms)),
             cascade: config.router.cascade.as_ref().map(cascade::Cascade::new),
             learns: config.router.learn,
-            lessons: Lessons::default(),
         })
     }
 
@@ -286,53 +299,10 @@ impl Router {
         ways
     }
 
-    /// Teaches the scorer what became of a request's attempts. Call once, when the request has ended.
-    pub fn learn(&self, trail: &Trail, ended: Ended) {
-        if !self.learns || ended == Ended::Cancelled || !self.lessons.next() {
-            return;
-        }
-        trail.read(|account| self.learn_attempts(account));
-    }
-
-    fn learn_attempts(&self, account: &Account) {
-        let Some(score) = &account.score else { return };
-        for attempt in &account.attempts {
-            // Only what the first look at the plain request shows is an outcome of it; a fault of the exchange says nothing.
-            let usable = match &attempt.verdict {
-                Some(Verdict::Pass | Verdict::Mended(_)) => true,
-                Some(Verdict::Flawed(Flaw::Backend(_))) | None => continue,
-                Some(Verdict::Flawed(_)) => false,
-            };
-            if matches!(attempt.why, Why::First | Why::Escalate) {
-                let propensity = if attempt.rung == 0 { account.propensity } else { 1.0 };
-                self.take_in(score, Outcome { local: attempt.local, usable, propensity });
-            }
-        }
-    }
-
-    /// A caller's later word on an answer (`/v1/feedback`), for the attempt that was delivered.
-    pub fn learn_feedback(&self, account: &Account, usable: bool) {
-        let delivered = account.delivered.and_then(|index| account.attempts.get(index));
-        if let (true, Some(score), Some(attempt)) = (self.learns, &account.score, delivered) {
-            self.take_in(score, Outcome { local: attempt.local, usable, propensity: account.propensity });
-        }
-    }
-
-    /// Learns at once; the fit that is due now and then takes milliseconds, so it is made where it blocks nobody.
-    fn take_in(&self, score: &Score, outcome: Outcome) {
-        if !self.scorer.learn(score, outcome) {
-            return;
-        }
-        let Some(turn) = self.lessons.fit() else { return };
-        let scorer = self.scorer.clone();
-        let fit = move || {
-            let _turn = turn;
-            scorer.settle(false);
-        };
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(fit)),
-            Err(_) => fit(),
-        }
+    /// Who takes in what becomes of this router's requests.
+    #[must_use]
+    pub fn lessons(&self) -> Lessons {
+        Lessons::new(self.scorer.clone(), self.learns)
     }
 
     /// The scorer, whose learned state can be exported and imported.
@@ -347,11 +317,10 @@ impl Router {
         self.pinned
     }
 
-    /// What a route is to the policy: `local`, `strong`, or neither.
+    /// The two routes the policy chooses between.
     #[must_use]
-    pub fn side(&self, route: &str) -> Option<&'static str> {
-        // One route may be both: then its first rung decides nothing, and it is the local one.
-        [(&self.local, "local"), (&self.strong, "strong")].into_iter().find(|(name, _)| ***name == *route).map(|(_, side)| side)
+    pub fn sides(&self) -> Sides {
+        Sides { local: self.local.clone(), strong: self.strong.clone() }
     }
 
     #[must_use]

@@ -103,7 +103,7 @@ async fn page_metrics_ledger_and_feedback_agree_with_what_clients_saw() {
     assert!(live["models"].as_array().unwrap().iter().any(|model| model["name"] == "big"));
 
     let report = json!({ "request_id": seen.ids[0], "usable": false, "reason": "tests failed" });
-    let learned = || serde_json::to_value(spectra.live.current().router.scorer().export()).unwrap();
+    let learned = || serde_json::to_value(spectra.live.current().learned()).unwrap();
     let before = learned();
     let receipt = spectra.post("/v1/feedback", &report.to_string()).await.unwrap();
     assert_eq!((receipt.status, receipt.json().unwrap()["learned"].clone()), (200, json!(true)));

@@ -153,7 +153,7 @@ async fn b38_what_was_learned_and_what_callers_used_outlive_a_config() {
     let base = SMALL.to_owned() + "backends.small.price = { input = 1e6, output = 1e6 }\n" + &routed("small");
     let spectra = Spectra::start(&(base.clone() + &key("requests_per_minute = 5\nusd_per_day = 1e9"))).await.unwrap();
     let ask = async || spectra.post_with(CHAT, "authorization: Bearer sk-alice\r\n", &hello("auto")).await.unwrap();
-    let learned = || serde_json::to_value(spectra.live.current().router.scorer().export()).unwrap();
+    let learned = || serde_json::to_value(spectra.live.current().learned()).unwrap();
     let cold = learned();
     assert_eq!(ask().await.header("x-ratelimit-remaining-requests"), Some("4"));
     assert_eq!(ask().await.header("x-ratelimit-remaining-requests"), Some("3"));

@@ -1,6 +1,7 @@
 //! The connections to one HTTP/1.1 server, kept from one request to the next.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use tower::{BoxError, ServiceExt};
 
 use super::head::Head;
 use super::transport::ConnectTimeout;
+use crate::abreast;
 use crate::http1::{Fault, Framing, Wire};
 
 /// Cheap to clone.
@@ -26,10 +28,18 @@ pub struct Pool {
     idle: Arc<Idle>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Idle {
     within: Duration,
     wires: Mutex<Wires>,
+    /// Exchanges whose answer has not begun.
+    waiting: AtomicUsize,
+}
+
+/// One exchange whose answer has not begun, and how many others there were.
+struct Waiting<'a> {
+    idle: &'a Idle,
+    others: usize,
 }
 
 /// The last one used is used first, so that the others grow old.
@@ -87,15 +97,14 @@ pub fn field(out: &mut BytesMut, name: &str, value: &[u8]) {
 impl Pool {
     /// Idle connections are closed after `idle_within` to twice as long.
     pub fn new(connector: HttpConnector, connect_within: Duration, server: Uri, idle_within: Duration) -> Self {
-        Self { connector, connect_within, server, idle: Arc::new(Idle { within: idle_within, wires: Mutex::default() }) }
+        Self { connector, connect_within, server, idle: Arc::new(Idle { within: idle_within, ..Idle::default() }) }
     }
 
     /// Sends a request that begins with these header lines, and waits for the head of the response. A kept connection that the
     /// server is known to have closed is replaced; a request that was sent is never repeated.
     pub async fn send(&self, head: BytesMut, body: Bytes) -> Result<Response<Body>, Failed> {
-        // All that wait for their turn are brought so far before the first is sent: then they are sent one after the other, by
-        // the same few lines of code, to a server that the first has woken (benches/README.md).
-        tokio::task::yield_now().await;
+        let waiting = self.idle.enter();
+        abreast(waiting.others).await;
         let mut wire = match self.idle.take() {
             Some(wire) => wire,
             None => self.connect().await.map_err(Failed::Connect)?,
@@ -143,6 +152,12 @@ impl Body {
     }
 }
 
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.idle.waiting.fetch_sub(1, Relaxed);
+    }
+}
+
 impl http_body::Body for Body {
     type Data = Bytes;
     type Error = Fault;
@@ -172,6 +187,10 @@ impl http_body::Body for Body {
 }
 
 impl Idle {
+    fn enter(&self) -> Waiting<'_> {
+        Waiting { idle: self, others: self.waiting.fetch_add(1, Relaxed) }
+    }
+
     fn take(&self) -> Option<Wire> {
         let mut wires = self.wires.lock();
         loop {
