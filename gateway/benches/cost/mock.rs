@@ -14,7 +14,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use memchr::memmem;
 use tokio::net::TcpListener;
-use tokio::time::{Interval, interval};
+use tokio::time::{Instant, Interval, interval_at};
 
 const FLOOD: u32 = 256;
 const PACED: u32 = 64;
@@ -40,9 +40,12 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Said>, Infallible
     let has = |text: &str| memmem::find(&body, text.as_bytes()).is_some();
     let said = match (has(r#""stream":true"#), has(r#""user":"paced""#)) {
         (false, _) => Said::Whole(Some(whole())),
-        (true, paced) => {
-            Said::Chunks { next: 0, count: if paced { PACED } else { FLOOD }, pace: paced.then(|| interval(PACE)), yielded: false }
-        }
+        (true, paced) => Said::Chunks {
+            next: 0,
+            count: if paced { PACED } else { FLOOD },
+            pace: paced.then(|| interval_at(Instant::now() + PACE, PACE)),
+            yielded: false,
+        },
     };
     let kind = if matches!(said, Said::Whole(_)) { "application/json" } else { "text/event-stream" };
     Ok(Response::builder().header("content-type", kind).header("x-request-id", "req-1").body(said).unwrap())
@@ -74,7 +77,9 @@ impl Body for Said {
             return Poll::Ready(None);
         }
         match pace {
-            Some(pace) => drop(ready!(pace.poll_tick(cx))),
+            // The first comes at once: a timer of no time fires at the next millisecond.
+            Some(pace) if *next > 0 => drop(ready!(pace.poll_tick(cx))),
+            Some(_) => {}
             // Pending once before each chunk: hyper flushes then.
             None if !std::mem::replace(yielded, !*yielded) => {
                 cx.waker().wake_by_ref();
