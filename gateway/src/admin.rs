@@ -21,7 +21,12 @@ pub(crate) async fn answer(live: Arc<Live>, request: Request<Incoming>) -> Respo
     }
     let gateway = live.current();
     if path == "/-/reload" && authorised(&gateway, &request) {
-        return reload(live).await;
+        // Any page in a browser of this machine may post here; browsers then say where it is from, and programs do not.
+        return if request.headers().contains_key(header::ORIGIN) {
+            respond::failure(&Refusal::FromAPage.into())
+        } else {
+            reload(live).await
+        };
     }
     if matches!(path, "/metrics" | "/dashboard/live") && authorised(&gateway, &request) {
         gateway.books.settled().await;

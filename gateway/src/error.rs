@@ -86,6 +86,8 @@ pub enum Refusal {
     ConfigRejected {
         why: String,
     },
+    /// A reload that a web page asks for.
+    FromAPage,
     /// A bug of ours; what happened is in the log.
     Panicked,
 }
@@ -226,6 +228,10 @@ impl From<Refusal> for Failure {
             Refusal::KeyReused => {
                 let message = "This Idempotency-Key was used with another request body.";
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, INVALID, "idempotency_key_reused", message)
+            }
+            Refusal::FromAPage => {
+                let message = "Web pages may not reload the config: send no Origin header.";
+                Self::new(StatusCode::FORBIDDEN, INVALID, "origin_not_allowed", message)
             }
             Refusal::ConfigRejected { why } => Self::new(StatusCode::UNPROCESSABLE_ENTITY, INVALID, "config_rejected", why),
             Refusal::Panicked => {

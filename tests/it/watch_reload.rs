@@ -84,6 +84,8 @@ async fn b38_a_config_that_cannot_be_used_is_rejected_whole_and_told_with_line_a
     assert_eq!(spectra.metric("spectra_config_last_reload_successful").await.unwrap(), 1.0);
     assert_eq!(spectra.admin("/-/reload").await.unwrap().status, 405);
     assert_eq!(spectra.post("/-/reload", "").await.unwrap().status, 404, "not for clients");
+    let from_a_page = spectra.reload_with("origin: https://example.com\r\n").await.unwrap();
+    assert_eq!((from_a_page.status, from_a_page.error().unwrap().3.as_deref()), (403, Some("origin_not_allowed")));
 }
 
 /// Says when it is asked, begins to answer, and goes on when it is told to.

@@ -119,7 +119,15 @@ impl Spectra {
     /// Of the connection.
     pub async fn reload(&self, config: &str) -> anyhow::Result<Answered> {
         config.clone_into(&mut self.file.lock());
-        exchange(self.admin, &post("/-/reload", "", "")).await
+        self.reload_with("").await
+    }
+
+    /// POSTs to `/-/reload` with further header lines, each ended by `\r\n`.
+    ///
+    /// # Errors
+    /// Of the connection.
+    pub async fn reload_with(&self, headers: &str) -> anyhow::Result<Answered> {
+        exchange(self.admin, &post("/-/reload", headers, "")).await
     }
 
     /// GETs from the main listener.
