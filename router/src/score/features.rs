@@ -114,9 +114,10 @@ pub const FEATURES: [Feature; 76] = [
 /// The first features are the length prior.
 const LENGTHS: usize = 2;
 
-/// What "to be worked out" is worth on the scale of `Facts::cold`. Public comparisons of small and large models say that
-/// they differ in reasoning, mathematics and code, and hardly in writing; the measured sources neither gain nor lose by it.
-const WORKED: f32 = 0.3;
+/// What "to be worked out" is worth on the scale of `Facts::cold`, and how much length counts beside it. Public comparisons of small and
+/// large models say that they differ in reasoning, mathematics and code, and hardly in writing.
+const WORKED: f32 = 1.5;
+const BESIDE: f32 = 0.6;
 
 /// Added to the log-odds before any feature: an empty prompt is easy.
 pub const INTERCEPT: f32 = -3.2;
@@ -204,20 +205,24 @@ impl Facts {
         let floor = -3.5 + 1.2 * cues.clamp(0.0, 3.0);
         match self.kind {
             Kind::Choice => length + 0.05 * cues,
-            // Of sums and code the cues say next to nothing: they only lift what is very short.
-            Kind::Sum => length + 0.03 * cues + WORKED,
-            Kind::Code => length + 0.3 * (floor - 1.0 - length).max(0.0) + 0.02 * cues + 0.4 * WORKED,
-            Kind::Structured => length + 0.1 * cues,
-            Kind::Open => 0.8 * length.max(floor) + 0.3 * cues - 0.3 + WORKED * self.worked(),
+            // JSON asked for in words makes no structured form, but it is none of the tasks below.
+            _ if self.kind == Kind::Structured || self.keys.json != 0 || self.scan.tasks[cue::DATA] > 0 => length + 0.1 * cues,
+            _ => {
+                let worked = if self.kind == Kind::Sum { 1.0 } else { self.worked() };
+                // Of what has to be worked out the cues say next to nothing.
+                let open = 1.0 - worked.max(0.0);
+                let lift = (floor - length).max(0.0);
+                BESIDE * (length + open * lift) + (0.02 + 0.18 * open) * cues + WORKED * worked
+            }
         }
     }
 
-    /// How far the answer has to be worked out and can be wrong: counting, logic, arithmetic.
+    /// From -1 (many answers would do) to 1 (it has to be worked out, and can be wrong). It is cut there so that among questions of one
+    /// sort the length decides.
     fn worked(&self) -> f32 {
-        let figures = (log(self.scan.numbers as usize) / 1.5).min(1.0);
-        let signs = log(self.scan.maths as usize) / 1.5;
-        let cues = self.cue(cue::COUNT) + 0.7 * self.cue(cue::LOGIC) + 0.5 * self.cue(cue::QUANTITY);
-        (cues + signs + 0.7 * figures).min(1.5)
+        let signs = self.scan.maths + self.scan.dollars + self.scan.backslashes;
+        let [worked, free] = [cue::WORKED, cue::FREE].map(|task| self.dense(self.scan.tasks[task].into()));
+        (4.0 * (worked - free + 0.2 * self.dense(signs)) - 0.4).clamp(-1.0, 1.0)
     }
 
     /// The first words ask for something that needs no thought, and nothing there speaks of a hard matter.
@@ -225,7 +230,10 @@ impl Facts {
         let hard = [cue::PROOF, cue::MATHS, cue::PHYSICS, cue::ALGORITHM, cue::SYSTEMS];
         let easy = self.scan.lead[cue::EASY];
         // "Write a function that sorts" is no sorting.
-        easy > 0 && easy >= self.scan.lead[cue::CODING] && hard.iter().all(|group| self.scan.lead[*group] == 0)
+        easy > 0
+            && easy >= self.scan.lead[cue::CODING]
+            && self.scan.lead_worked == 0
+            && hard.iter().all(|group| self.scan.lead[*group] == 0)
     }
 
     pub fn values(&self) -> [f32; DIM] {
@@ -234,14 +242,17 @@ impl Facts {
 
     fn cue(&self, group: usize) -> f32 {
         debug_assert!(group < CUES, "a group of the lexicon");
-        // Two mentions in a short prompt say as much as four in a long one.
-        let hits = f32::from(self.scan.cues[group]);
+        self.dense(self.scan.cues[group].into())
+    }
+
+    /// Two mentions in a short prompt say as much as four in a long one.
+    fn dense(&self, hits: u32) -> f32 {
         // Most cues are not there, and a logarithm each would be a good part of the score's time.
-        if hits == 0.0 {
+        if hits == 0 {
             return 0.0;
         }
         let room = (ratio(self.scan.word_count, 1) / 25.0).max(1.0).sqrt();
-        (1.0 + hits / room).ln()
+        (1.0 + ratio(hits, 1) / room).ln()
     }
 }
 

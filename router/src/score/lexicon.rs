@@ -4,6 +4,11 @@
 pub(super) const CUES: usize = GROUPS.len();
 /// Number of groups of words that are counted as amounts of work.
 pub(super) const WORKS: usize = WORK.len();
+/// Number of kinds of task, and which is which.
+pub(super) const KINDS: usize = TASKS.len();
+pub(super) const WORKED: usize = 0;
+pub(super) const FREE: usize = 1;
+pub(super) const DATA: usize = 2;
 pub(super) const SEED: u32 = 0x811C_9DC5;
 const SLOTS: usize = 2048;
 
@@ -145,15 +150,34 @@ const WORK: [&str; 13] = [
     "rate speed average ratio profit interest discount tax area miles pounds",
 ];
 
-/// Both tables, hashed once.
+/// Words and pairs of words that tell what an open question wants: an answer to be worked out, which can be wrong (calculation, code,
+/// puzzles), a text that many answers would do for (writing, playing a part, opinion, overview), or data in JSON. A word may stand in a
+/// group above too.
+const TASKS: [&str; 3] = [
+    "solve compute calculate evaluate simplify determine find,the find,all prove derive integral derivative equation equations inequality polynomial quadratic matrix determinant remainder divisible divisor divisors multiple,of multiples factorial prime primes integer integers digit digits decimal fraction perimeter area volume radius circle triangle rectangle hypotenuse angle angles vertices
+        probability odds dice coin coins marbles permutations combinations arrangements random average mean,of median sum,of product,of square,root cubed percent percentage how,many how,much how,fast how,far how,long ratio twice least,value greatest,value maximum minimum what,value value,of
+        python java javascript typescript rust golang kotlin swift php perl ruby haskell sql bash regex shell,script c,program program function functions method algorithm algorithms array arrays string strings substring subarray linked,list hash,map binary,tree binary,search queue stack recursion recursive recursively loop implement debug bug code snippet compile compiler runtime unit,test unit,tests time,complexity complexity big,o api endpoint def str int boolean elif init args param query web,page button dictionary tuple sorted sorting o,n
+        riddle puzzle logic logical logically deduce deduction premise premises syllogism liar lies truth,teller true,or statement,is statements,are who,is,the which,of,these which,word odd,one not,belong belong,with pattern sequence next,number next,in taller shorter,than older,than younger faster,than heavier lighter,than left,of right,of next,to sits seated row upside clockwise directly,left conclude must,be explain,your your,reasoning step,by web,site in,html",
+    "draft compose blog essay article a,letter letter,to email newsletter announcement speech toast story poem haiku sonnet limerick lyrics song novel scene dialogue monologue script,for paragraph tone style slogan tagline headline product,description cover,letter outline podcast travel itinerary review,of creative vivid vividly engaging compelling captivating persuasive friendly warm humorous funny witty
+        pretend imagine act,as acting,as role roleplay persona a,character in,character stay,in you,are from,now suppose,you you,will your,name as,if,you as,though speak,as respond,as reply,as answer,as i,want,you
+        discuss describe overview themes theme symbolism novels literature poetry art artists history historical century war wars revolution empire religion religious philosophy philosophical politics political society societies social culture cultural ethics ethical moral morality rights democracy economic economy economics policy views,of arguments,for impact,of role,of influence,of significance advice tips recommend suggest improve ideas",
+    "as,json in,json json,format json,object json,array json,list json,like return,json returns,json respond,json output,json with,json following,json valid,json only,json json,schema json,string",
+];
+
+/// All tables, hashed once.
 pub(super) struct Lexicon {
     cues: Slots,
     works: Slots,
+    tasks: Slots,
 }
 
 impl Lexicon {
     pub fn new() -> Self {
-        Self { cues: Slots::of(GROUPS.iter().map(|(_, words)| *words)), works: Slots::of(WORK.into_iter()) }
+        Self {
+            cues: Slots::of(GROUPS.iter().map(|(_, words)| *words)),
+            works: Slots::of(WORK.into_iter()),
+            tasks: Slots::of(TASKS.into_iter()),
+        }
     }
 
     /// The group of cues of a word, or of a pair of words.
@@ -164,6 +188,11 @@ impl Lexicon {
     /// The group of work of a word.
     pub fn work(&self, hash: u32) -> Option<usize> {
         self.works.get(hash)
+    }
+
+    /// `WORKED`, `FREE` or `DATA`, of a word or of a pair of words.
+    pub fn task(&self, hash: u32) -> Option<usize> {
+        self.tasks.get(hash)
     }
 }
 

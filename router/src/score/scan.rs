@@ -1,6 +1,6 @@
 //! One pass over the bytes of a prompt: counts, words and cues. Work is bounded by `WINDOW`, whatever the caller sends.
 
-use super::lexicon::{CUES, Lexicon, WORKS, fold, pair};
+use super::lexicon::{CUES, KINDS, Lexicon, WORKED, WORKS, fold, pair};
 
 /// Bytes read from the head and from the tail of a long text; the middle is counted in the length only.
 const HEAD: usize = 4096;
@@ -48,11 +48,15 @@ pub(super) struct Scan {
     pub cues: [u16; CUES],
     /// Words that are counted as amounts of work, by group.
     pub works: [u16; WORKS],
+    /// Words and pairs that tell the kind of task.
+    pub tasks: [u16; KINDS],
     /// Slashes and dots between two digits.
     pub fractions: u32,
     pub decimals: u32,
     /// Cues among the first words, where an instruction stands.
     pub lead: [u8; CUES],
+    /// The same of the words of something to be worked out.
+    pub lead_worked: u8,
     /// Hash of the last line with its digits stripped, if it is short enough to be a fixed instruction.
     pub last_line: u32,
     pub last_line_chars: u32,
@@ -196,6 +200,10 @@ impl Scan {
         }
         if let Some(work) = lexicon.work(hash) {
             self.works[work] = self.works[work].saturating_add(1);
+        }
+        for task in [hash, pair(state.last_word, hash)].into_iter().filter_map(|hash| lexicon.task(hash)) {
+            self.tasks[task] = self.tasks[task].saturating_add(1);
+            self.lead_worked += u8::from(task == WORKED && state.word_at < LEAD);
         }
         self.word_count += 1;
         self.word_chars += word.chars;
