@@ -161,7 +161,7 @@ pub struct Router {
 pub struct Cascade {
     /// Only requests whose chance of a usable local answer lies within these bounds are watched, 0 to 1.
     pub band: (f64, f64),
-    /// Tokens that are looked at before the answer is let through.
+    /// Tokens that are looked at before the answer is let through; a shorter answer is looked at as it is.
     pub tokens: u32,
     /// Least mean log probability of these tokens; unset: not looked at.
     pub min_mean_logprob: Option<f64>,
@@ -171,7 +171,7 @@ pub struct Cascade {
 
 impl Default for Cascade {
     fn default() -> Self {
-        Self { band: (0.2, 0.9), tokens: 16, min_mean_logprob: Some(-1.0), min_mean_margin: None }
+        Self { band: (0.2, 0.9), tokens: 16, min_mean_logprob: Some(-0.7), min_mean_margin: None }
     }
 }
 

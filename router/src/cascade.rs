@@ -48,10 +48,11 @@ impl Cascade {
         (self.band.0..=self.band.1).contains(&p_local)
     }
 
-    /// `sureness`: tokens so far, their mean log probability and mean margin; `None` where the model does not say.
-    pub(crate) fn look(&self, sureness: Option<(u32, f32, Option<f32>)>) -> Look {
+    /// `sureness`: tokens so far, their mean log probability and mean margin; `None` where the model does not say. An answer that ends
+    /// earlier is looked at as it is.
+    pub(crate) fn look(&self, sureness: Option<(u32, f32, Option<f32>)>, ended: bool) -> Look {
         let Some((tokens, logprob, margin)) = sureness else { return Look::On };
-        if tokens < self.tokens {
+        if tokens < self.tokens && !ended {
             return Look::Wait;
         }
         let low = self.least_logprob.is_some_and(|least| logprob < least);
@@ -66,16 +67,19 @@ mod tests {
 
     #[test]
     fn the_first_tokens_decide_once_there_are_enough() {
-        let cascade = Cascade::new(&config::Cascade { tokens: 4, min_mean_margin: Some(0.5), ..config::Cascade::default() });
-        for (sureness, expected) in [
-            (None, Look::On),
-            (Some((3, -9.0, Some(0.0))), Look::Wait),
-            (Some((4, -0.9, Some(0.6))), Look::On),
-            (Some((4, -0.9, None)), Look::On),
-            (Some((4, -1.1, Some(0.6))), Look::Escalate),
-            (Some((9, -0.1, Some(0.4))), Look::Escalate),
+        let cascade =
+            Cascade::new(&config::Cascade { tokens: 4, min_mean_logprob: Some(-1.0), min_mean_margin: Some(0.5), ..Default::default() });
+        for (sureness, ended, expected) in [
+            (None, true, Look::On),
+            (Some((3, -9.0, Some(0.0))), false, Look::Wait),
+            (Some((3, -9.0, Some(0.0))), true, Look::Escalate),
+            (Some((3, -0.1, Some(0.9))), true, Look::On),
+            (Some((4, -0.9, Some(0.6))), false, Look::On),
+            (Some((4, -0.9, None)), false, Look::On),
+            (Some((4, -1.1, Some(0.6))), false, Look::Escalate),
+            (Some((9, -0.1, Some(0.4))), false, Look::Escalate),
         ] {
-            assert_eq!(cascade.look(sureness), expected, "{sureness:?}");
+            assert_eq!(cascade.look(sureness, ended), expected, "{sureness:?}");
         }
         assert!(cascade.doubts(0.5) && !cascade.doubts(0.95) && !cascade.doubts(0.1));
     }

@@ -87,7 +87,7 @@ impl Draft {
                 return Reading::Hopeless(flaw);
             }
             spoken += u32::from(says);
-            if let Some(flaw) = self.watch() {
+            if let Some(flaw) = self.watch(ends) {
                 return Reading::Hopeless(flaw);
             }
             let over_cap = self.bytes > plan.hold_bytes;
@@ -109,11 +109,11 @@ impl Draft {
         }
     }
 
-    /// Looks at the first tokens' log probabilities until there are enough of them.
-    fn watch(&mut self) -> Option<Flaw> {
+    /// Looks at the first tokens' log probabilities once there are enough of them, or will be no more.
+    fn watch(&mut self, ended: bool) -> Option<Flaw> {
         let cascade = self.watched.filter(|_| !self.looked)?.cascade;
         let sureness = self.verifier.sureness();
-        let look = cascade.look(sureness);
+        let look = cascade.look(sureness, ended);
         self.unsure = look == Look::Wait;
         self.looked = look != Look::Wait && sureness.is_some();
         match (look, sureness) {
