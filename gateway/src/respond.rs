@@ -10,7 +10,7 @@ use futures_util::{FutureExt, Stream, StreamExt};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 use spectra_backends::{BackendError, Chunk, ChunkStream};
-use spectra_router::{Answer, Head};
+use spectra_router::{Account, Answer, Head};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::record::{self, Entrance, Outcome, Record};
@@ -95,8 +95,16 @@ pub(crate) async fn answered(
 pub(crate) fn failed(failure: &Failure, entrance: Entrance, mut record: Record) -> Response<Body> {
     record.end(failure.outcome(), failure.status.as_u16(), Some(failure.label));
     let mut response = failure_as(entrance, failure);
+    let headers = response.headers_mut();
+    record.trail.read(|account| {
+        let Some(route) = &account.route else { return };
+        put(headers, ROUTE, route);
+        choice(headers, account);
+        put(headers, COST_USD, &usd(account.cost_usd()));
+        count(headers, account.attempts.len());
+    });
     if let Some(caller) = &record.caller {
-        caller.tell(response.headers_mut());
+        caller.tell(headers);
     }
     response
 }
@@ -153,34 +161,43 @@ const TIMING: HeaderName = HeaderName::from_static("x-spectra-timing");
 fn describe(head: Head, record: &Record, debug: bool) -> HeaderMap {
     let mut headers = head.headers;
     headers.reserve(16);
-    let mut put = |name: HeaderName, value: &str| {
-        if let Ok(value) = HeaderValue::from_str(value) {
-            headers.insert(name, value);
-        }
-    };
-    put(ROUTE, &head.route);
-    put(MODEL, &head.model);
-    let mut reason = "";
+    put(&mut headers, ROUTE, &head.route);
+    put(&mut headers, MODEL, &head.model);
     record.trail.read(|account| {
-        if let Some(score) = &account.score {
-            put(SCORE, &format!("{:.3}", score.difficulty));
-        }
-        reason = record::reason(account);
+        choice(&mut headers, account);
         if debug {
             let attempts: Vec<String> = account.attempts.iter().map(record::AttemptData::from).map(|attempt| attempt.summary()).collect();
-            put(TRAIL, &attempts.join(", "));
-            put(TIMING, &format!("plan_us={} verify_us={}", account.plan_time.as_micros(), account.verify_time.as_micros()));
+            put(&mut headers, TRAIL, &attempts.join(", "));
+            let timing = format!("plan_us={} verify_us={}", account.plan_time.as_micros(), account.verify_time.as_micros());
+            put(&mut headers, TIMING, &timing);
         }
     });
-    put(COST_USD, &usd(head.cost_usd));
-    headers.insert(REASON, HeaderValue::from_static(reason));
+    put(&mut headers, COST_USD, &usd(head.cost_usd));
     headers.insert(VERIFIED, HeaderValue::from_static(head.verified.as_str()));
-    let attempts = ["0", "1", "2", "3", "4"].get(head.attempts).copied().map(HeaderValue::from_static);
-    headers.insert(ATTEMPTS, attempts.unwrap_or_else(|| HeaderValue::from(head.attempts)));
+    count(&mut headers, head.attempts);
     if let Some(caller) = &record.caller {
         caller.tell(&mut headers);
     }
     headers
+}
+
+fn put(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+/// Why this route.
+fn choice(headers: &mut HeaderMap, account: &Account) {
+    if let Some(score) = &account.score {
+        put(headers, SCORE, &format!("{:.3}", score.difficulty));
+    }
+    headers.insert(REASON, HeaderValue::from_static(record::reason(account)));
+}
+
+fn count(headers: &mut HeaderMap, attempts: usize) {
+    let few = ["0", "1", "2", "3", "4"].get(attempts).copied().map(HeaderValue::from_static);
+    headers.insert(ATTEMPTS, few.unwrap_or_else(|| HeaderValue::from(attempts)));
 }
 
 fn usd(amount: f64) -> String {

@@ -75,6 +75,7 @@ fn refused(answered: &Answered, why: &str, about: &str) {
     let (status, _, _, code) = answered.error().unwrap();
     assert_eq!((status, code.as_deref()), (502, Some("no_usable_answer")), "{about}");
     assert!(answered.text().contains(why), "{about}");
+    assert!(["x-spectra-route", "x-spectra-attempts", "x-spectra-cost-usd"].iter().all(|name| answered.header(name).is_some()), "{about}");
 }
 
 fn program(name: &'static str, script: &str, comes: Comes) -> Case {
