@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use tower::ServiceExt;
-
 use crate::forward::{Forward, Forwarded, Forwarder};
 use crate::guard::{Gate, Load};
 use crate::{Ask, BackendError, Facts, Member, Reply};
@@ -61,7 +59,7 @@ impl Fleet {
     /// `Unavailable` for a name that is not in the fleet; otherwise what the backend says.
     pub async fn call(&self, name: &str, ask: Ask) -> Result<Reply, BackendError> {
         let member = self.0.members.get(name).ok_or_else(|| BackendError::Unavailable { why: format!("no backend named {name}") })?;
-        member.backend.clone().oneshot(ask).await
+        member.backend.ask(ask).await
     }
 
     /// Asks one backend for another endpoint, its answer unread.
@@ -71,7 +69,7 @@ impl Fleet {
     pub async fn forward(&self, name: &str, forward: Forward) -> Result<Forwarded, BackendError> {
         let forwarder = self.0.forwarders.get(name);
         let forwarder = forwarder.ok_or_else(|| BackendError::Unavailable { why: format!("{name} serves chat completions only") })?;
-        forwarder.clone().oneshot(forward).await
+        forwarder.ask(forward).await
     }
 
     /// Whether `forward` can reach it.

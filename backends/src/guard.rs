@@ -12,7 +12,6 @@ use parking_lot::Mutex;
 use spectra_config as config;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
-use tower::ServiceExt;
 
 use crate::breaker::{Admission, Breaker, Outcome, State};
 use crate::forward::{Forward, Forwarded, Forwarder};
@@ -78,14 +77,14 @@ impl Gate {
     #[must_use]
     pub fn guard(self: &Arc<Self>, inner: Backend) -> Backend {
         let gate = Arc::clone(self);
-        Shared::new(tower::service_fn(move |ask| Arc::clone(&gate).call(inner.clone(), ask)))
+        Shared::of(move |ask| Arc::clone(&gate).call(inner.clone(), ask))
     }
 
     /// The same for the second call form.
     #[must_use]
     pub fn guard_forwarder(self: &Arc<Self>, inner: Forwarder) -> Forwarder {
         let gate = Arc::clone(self);
-        Shared::new(tower::service_fn(move |forward| Arc::clone(&gate).forward(inner.clone(), forward)))
+        Shared::of(move |forward| Arc::clone(&gate).forward(inner.clone(), forward))
     }
 
     /// The router's verdict on an answer of this backend; feeds the breaker.
@@ -141,7 +140,7 @@ impl Gate {
         let stream = ask.request.view().stream;
         let (attempt, bounds) = self.start(ask.deadline, stream).await?;
         let mut timer = Alarm::at(bounds.first_chunk);
-        let (attempt, reply) = attempt.until(bounds, &mut timer, inner.oneshot(ask)).await?;
+        let (attempt, reply) = attempt.until(bounds, &mut timer, inner.ask(ask)).await?;
         let chunks =
             Watched::new(reply.chunks, attempt, bounds, timer, |chunk: &Chunk| chunk.view.choices.iter().any(|c| c.finish.is_some()));
         Ok(Reply { headers: reply.headers, chunks: Box::pin(chunks) })
@@ -150,7 +149,7 @@ impl Gate {
     async fn forward(self: Arc<Self>, inner: Forwarder, forward: Forward) -> Result<Forwarded, BackendError> {
         let (attempt, bounds) = self.start(forward.deadline, forward.stream).await?;
         let mut timer = Alarm::at(bounds.first_chunk);
-        let (attempt, reply) = attempt.until(bounds, &mut timer, inner.oneshot(forward)).await?;
+        let (attempt, reply) = attempt.until(bounds, &mut timer, inner.ask(forward)).await?;
         // Bytes that are not read say nothing of an end: only the stream's own end is a good one.
         let body = Watched::new(reply.body, attempt, bounds, timer, |_| false);
         Ok(Forwarded { body: Box::pin(body), ..reply })

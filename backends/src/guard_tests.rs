@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::{ChatRequest, ChunkStream};
+use tower::ServiceExt;
 
 const FAR: u64 = 600_000;
 const SHORT: u64 = 20;

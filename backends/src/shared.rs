@@ -8,7 +8,7 @@ use tower::{Service, ServiceExt};
 
 use crate::BackendError;
 
-type Answered<A> = Pin<Box<dyn Future<Output = Result<A, BackendError>> + Send>>;
+pub type Answered<A> = Pin<Box<dyn Future<Output = Result<A, BackendError>> + Send>>;
 
 /// Always ready; what a call has to wait for it waits for itself.
 pub struct Shared<Q, A>(Arc<dyn Fn(Q) -> Answered<A> + Send + Sync>);
@@ -24,6 +24,22 @@ impl<Q, A> Shared<Q, A> {
     }
 }
 
+impl<Q, A> Shared<Q, A> {
+    /// A function that is always ready. Its future is made where it stays: tower's `oneshot` moves it once it is made.
+    pub fn of<F>(answer: impl Fn(Q) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<A, BackendError>> + Send + 'static,
+    {
+        Self(Arc::new(move |question| Box::pin(answer(question))))
+    }
+
+    /// As `oneshot`, for what is always ready.
+    #[must_use]
+    pub fn ask(&self, question: Q) -> Answered<A> {
+        (self.0)(question)
+    }
+}
+
 impl<Q, A> Service<Q> for Shared<Q, A> {
     type Response = A;
     type Error = BackendError;
@@ -34,7 +50,7 @@ impl<Q, A> Service<Q> for Shared<Q, A> {
     }
 
     fn call(&mut self, question: Q) -> Answered<A> {
-        (self.0)(question)
+        self.ask(question)
     }
 }
 

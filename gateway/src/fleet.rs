@@ -8,7 +8,6 @@ use spectra_backends::forward::{Forward, Forwarder};
 use spectra_backends::llama::{Header, Plan, Settings, State, Supervision, Supervisor};
 use spectra_backends::{Ask, Backend, BackendError, BuildError, Continuation, Facts, Fleet, Local, Part, Price};
 use spectra_config::{self as config, Config};
-use tower::{ServiceExt, service_fn};
 
 use crate::cli::model::locate;
 
@@ -41,19 +40,19 @@ impl Worker {
     /// its end.
     fn backend(self: &Arc<Self>) -> Backend {
         let (worker, inner) = (Arc::clone(self), self.supervisor.backend());
-        Backend::new(service_fn(move |ask: Ask| {
+        Backend::of(move |ask: Ask| {
             let _held = &worker;
-            inner.clone().oneshot(ask)
-        }))
+            inner.ask(ask)
+        })
     }
 
     /// The same for embeddings.
     fn forwarder(self: &Arc<Self>) -> Forwarder {
         let (worker, inner) = (Arc::clone(self), self.supervisor.forwarder());
-        Forwarder::new(service_fn(move |forward: Forward| {
+        Forwarder::of(move |forward: Forward| {
             let _held = &worker;
-            inner.clone().oneshot(forward)
-        }))
+            inner.ask(forward)
+        })
     }
 }
 
@@ -148,7 +147,7 @@ pub fn described(config: &Config, beside: Option<&Path>) -> Result<Fleet, BuildE
 }
 
 fn unavailable(why: String) -> Backend {
-    Backend::new(service_fn(move |_: Ask| std::future::ready(Err(BackendError::Unavailable { why: why.clone() }))))
+    Backend::of(move |_: Ask| std::future::ready(Err(BackendError::Unavailable { why: why.clone() })))
 }
 
 fn local(model: Backend, plan: Plan) -> Local {

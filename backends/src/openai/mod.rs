@@ -42,8 +42,8 @@ pub fn backend(name: &str, openai: &config::Openai, deadlines: &config::Deadline
     });
     let for_chat = Arc::clone(&server);
     Ok(Hosted {
-        backend: Shared::new(tower::service_fn(move |ask| Arc::clone(&for_chat).chat(ask))),
-        forwarder: Shared::new(tower::service_fn(move |forward| Arc::clone(&server).forward(forward))),
+        backend: Shared::of(move |ask| Arc::clone(&for_chat).chat(ask)),
+        forwarder: Shared::of(move |forward| Arc::clone(&server).forward(forward)),
     })
 }
 
