@@ -39,7 +39,7 @@ pub use guard::Load;
 pub use shared::Shared;
 pub use splice::{Edit, splice};
 
-/// One model behind one seam; a closure over `Ask` is a backend (`tower::service_fn`).
+/// One model behind one seam; a closure over `Ask` is a backend (`Backend::of`), and so is a tower service (`Backend::new`).
 pub type Backend = Shared<Ask, Reply>;
 
 /// A stream of chunks. It ends after the chunk that finishes the answer; an end without a finish is an `Err`.

@@ -71,11 +71,11 @@ pub fn backend(name: &str, script: &config::Script) -> Backend {
 pub fn from_fn(name: &str, answer: impl Fn(&Ask, usize) -> Answer + Send + Sync + 'static) -> Backend {
     let name: Arc<str> = name.into();
     let shared = Arc::new((answer, AtomicUsize::new(0)));
-    Shared::new(tower::service_fn(move |ask: Ask| {
+    Shared::of(move |ask: Ask| {
         let (answer, turns) = &*shared;
         let answer = answer(&ask, turns.fetch_add(1, Relaxed));
         std::future::ready(reply(&name, &ask, answer))
-    }))
+    })
 }
 
 fn reply(name: &str, ask: &Ask, answer: Answer) -> Result<Reply, BackendError> {

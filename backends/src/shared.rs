@@ -22,9 +22,7 @@ impl<Q, A> Shared<Q, A> {
     {
         Self(Arc::new(move |question| Box::pin(service.clone().oneshot(question))))
     }
-}
 
-impl<Q, A> Shared<Q, A> {
     /// A function that is always ready. Its future is made where it stays: tower's `oneshot` moves it once it is made.
     pub fn of<F>(answer: impl Fn(Q) -> F + Send + Sync + 'static) -> Self
     where

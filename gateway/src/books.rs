@@ -34,7 +34,7 @@ pub struct Views {
     pub traces: Option<Traces>,
     pub lessons: Lessons,
     /// USD per million tokens that local answers are compared with.
-    pub compare_with: Price,
+    compare_with: Price,
     sides: Sides,
     /// `admin.watch`: metrics and feed.
     watched: bool,

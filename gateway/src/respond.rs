@@ -97,11 +97,9 @@ pub(crate) fn failed(failure: &Failure, entrance: Entrance, mut record: Record) 
     let mut response = failure_as(entrance, failure);
     let headers = response.headers_mut();
     record.trail.read(|account| {
-        let Some(route) = &account.route else { return };
-        put(headers, ROUTE, route);
-        choice(headers, account);
-        put(headers, COST_USD, &usd(account.cost_usd()));
-        count(headers, account.attempts.len());
+        if let Some(route) = &account.route {
+            decided(headers, account, route, account.attempts.len(), account.cost_usd());
+        }
     });
     if let Some(caller) = &record.caller {
         caller.tell(headers);
@@ -161,10 +159,10 @@ const TIMING: HeaderName = HeaderName::from_static("x-spectra-timing");
 fn describe(head: Head, record: &Record, debug: bool) -> HeaderMap {
     let mut headers = head.headers;
     headers.reserve(16);
-    put(&mut headers, ROUTE, &head.route);
     put(&mut headers, MODEL, &head.model);
+    headers.insert(VERIFIED, HeaderValue::from_static(head.verified.as_str()));
     record.trail.read(|account| {
-        choice(&mut headers, account);
+        decided(&mut headers, account, &head.route, head.attempts, head.cost_usd);
         if debug {
             let attempts: Vec<String> = account.attempts.iter().map(record::AttemptData::from).map(|attempt| attempt.summary()).collect();
             put(&mut headers, TRAIL, &attempts.join(", "));
@@ -172,9 +170,6 @@ fn describe(head: Head, record: &Record, debug: bool) -> HeaderMap {
             put(&mut headers, TIMING, &timing);
         }
     });
-    put(&mut headers, COST_USD, &usd(head.cost_usd));
-    headers.insert(VERIFIED, HeaderValue::from_static(head.verified.as_str()));
-    count(&mut headers, head.attempts);
     if let Some(caller) = &record.caller {
         caller.tell(&mut headers);
     }
@@ -187,15 +182,14 @@ fn put(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     }
 }
 
-/// Why this route.
-fn choice(headers: &mut HeaderMap, account: &Account) {
+/// What was decided, and what came of it so far: of answers and errors.
+fn decided(headers: &mut HeaderMap, account: &Account, route: &str, attempts: usize, cost_usd: f64) {
+    put(headers, ROUTE, route);
     if let Some(score) = &account.score {
         put(headers, SCORE, &format!("{:.3}", score.difficulty));
     }
     headers.insert(REASON, HeaderValue::from_static(record::reason(account)));
-}
-
-fn count(headers: &mut HeaderMap, attempts: usize) {
+    put(headers, COST_USD, &usd(cost_usd));
     let few = ["0", "1", "2", "3", "4"].get(attempts).copied().map(HeaderValue::from_static);
     headers.insert(ATTEMPTS, few.unwrap_or_else(|| HeaderValue::from(attempts)));
 }

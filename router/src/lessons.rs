@@ -1,5 +1,5 @@
-//! What the scorer learns from requests that have ended: how many of them, and one fit of the heads at a time. A lesson costs as much as scoring several, and a
-//! steady sample of a heavy traffic teaches as much as all of it.
+//! What the scorer learns from requests that have ended: how many of them, and one fit of the heads at a time. A lesson costs as
+//! much as scoring several, and a steady sample of a heavy traffic teaches as much as all of it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -14,7 +14,6 @@ use std::time::Duration;
 use serde::Deserialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tower::service_fn;
 
 use self::process::Process;
 use self::socket::Folder;
@@ -230,28 +229,28 @@ impl Supervisor {
     #[must_use]
     pub fn backend(&self) -> Backend {
         let calls = self.calls.clone();
-        Backend::new(service_fn(move |ask: Ask| {
+        Backend::of(move |ask: Ask| {
             let calls = calls.clone();
             async move {
                 let (there, socket) = calls.enter().await?;
                 let answered = client::ask(&socket, &calls.alias, ask, there).await;
                 answered.map_err(|error| calls.explain(error))
             }
-        }))
+        })
     }
 
     /// The same for embeddings.
     #[must_use]
     pub fn forwarder(&self) -> Forwarder {
         let calls = self.calls.clone();
-        Forwarder::new(service_fn(move |forward: Forward| {
+        Forwarder::of(move |forward: Forward| {
             let calls = calls.clone();
             async move {
                 let (there, socket) = calls.enter().await?;
                 let answered = client::forward(&socket, &calls.alias, forward, there).await;
                 answered.map_err(|error| calls.explain(error))
             }
-        }))
+        })
     }
 }
 

@@ -184,26 +184,19 @@ impl Scan {
     fn word_end(&mut self, state: &mut State, lexicon: &Lexicon) {
         let Some(word) = state.word.take() else { return };
         let hash = word.hash;
-        if state.word_at < LEAD
-            && let Some(cue) = lexicon.cue(hash)
-        {
-            self.lead[cue] = self.lead[cue].saturating_add(1);
-        }
-        if let Some(cue) = lexicon.cue(hash) {
-            self.cues[cue] = self.cues[cue].saturating_add(1);
-        }
-        if let Some(cue) = lexicon.cue(pair(state.last_word, hash)) {
-            self.cues[cue] = self.cues[cue].saturating_add(1);
-            if state.word_at < LEAD {
-                self.lead[cue] = self.lead[cue].saturating_add(1);
+        let leads = state.word_at < LEAD;
+        for name in [hash, pair(state.last_word, hash)] {
+            if let Some(cue) = lexicon.cue(name) {
+                self.cues[cue] = self.cues[cue].saturating_add(1);
+                self.lead[cue] = self.lead[cue].saturating_add(u8::from(leads));
+            }
+            if let Some(task) = lexicon.task(name) {
+                self.tasks[task] = self.tasks[task].saturating_add(1);
+                self.lead_worked += u8::from(leads && task == WORKED);
             }
         }
         if let Some(work) = lexicon.work(hash) {
             self.works[work] = self.works[work].saturating_add(1);
-        }
-        for task in [hash, pair(state.last_word, hash)].into_iter().filter_map(|hash| lexicon.task(hash)) {
-            self.tasks[task] = self.tasks[task].saturating_add(1);
-            self.lead_worked += u8::from(task == WORKED && state.word_at < LEAD);
         }
         self.word_count += 1;
         self.word_chars += word.chars;
